@@ -1,0 +1,23 @@
+//! Whether operations record themselves.
+
+use std::cell::Cell;
+
+thread_local! {
+    static ENABLED: Cell<bool> = const { Cell::new(true) };
+}
+
+/// Runs `f` without recording: nothing is kept for backward, results do not require a gradient.
+pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
+    struct Restore(bool);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            ENABLED.set(self.0);
+        }
+    }
+    let _restore = Restore(ENABLED.replace(false));
+    f()
+}
+
+pub(crate) fn enabled() -> bool {
+    ENABLED.get()
+}
