@@ -11,12 +11,15 @@ mod backend;
 mod buffer;
 mod default;
 mod dtype;
+mod erf;
 mod error;
 mod op;
 pub mod philox;
 mod reference;
 mod scalars;
 mod stats;
+#[cfg(test)]
+mod testing;
 mod unfused;
 
 pub use backend::{Backend, Readback};
@@ -28,3 +31,8 @@ pub use reference::Reference;
 pub use scalars::Scalars;
 pub use stats::Stats;
 pub use unfused::Unfused;
+
+/// Scalar functions that std lacks, in f64: the definitions that devices are compared with.
+pub mod math {
+    pub use crate::erf::*;
+}

@@ -155,9 +155,8 @@ pub struct Broadcast {
 impl Broadcast {
     /// Shapes of equal rank ≤ 6 in which every dimension is equal or 1 on one side; `None` otherwise.
     pub fn new(a: &[usize], b: &[usize]) -> Option<Self> {
-        let fits = a.len() == b.len()
-            && a.len() <= MAX_RANK
-            && a.iter().zip(b).all(|(&x, &y)| x == y || x == 1 || y == 1);
+        let fits =
+            a.len() == b.len() && a.len() <= MAX_RANK && a.iter().zip(b).all(|(&x, &y)| x == y || x == 1 || y == 1);
         fits.then(|| {
             let mut s = Broadcast { rank: a.len(), a: [1; MAX_RANK], b: [1; MAX_RANK] };
             s.a[..a.len()].copy_from_slice(a);

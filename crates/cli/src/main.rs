@@ -1,1 +1,55 @@
-fn main() {}
+//! The `lowrank` command. This crate knows the terminal and the command line, and nothing of how training works.
+
+mod args;
+mod base;
+mod commands;
+mod failure;
+mod interrupt;
+mod show;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Low-rank adapters for language models: fine-tune, evaluate, generate, merge, inspect.
+#[derive(Parser)]
+#[command(name = "lowrank", version, arg_required_else_help = true, after_help = "\
+Example, with nothing to download:
+  lowrank train
+  lowrank generate --adapter lowrank-out --prompt \"To be, or not to be\"")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fine-tune a model on a text with a low-rank adapter
+    Train(Box<commands::train::Args>),
+    /// Loss and perplexity of a model, with or without an adapter, on a text
+    Eval(commands::eval::Args),
+    /// Continue a prompt
+    Generate(commands::generate::Args),
+    /// Write an adapter into the model's weights: a plain model
+    Merge(commands::merge::Args),
+    /// What an adapter or a model consists of
+    Inspect(commands::inspect::Args),
+    /// The devices of this build
+    Devices,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Train(args) => commands::train::run(&args),
+        Command::Eval(args) => commands::eval::run(&args),
+        Command::Generate(args) => commands::generate::run(&args),
+        Command::Merge(args) => commands::merge::run(&args),
+        Command::Inspect(args) => commands::inspect::run(&args),
+        Command::Devices => commands::devices::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}

@@ -75,6 +75,7 @@ impl Device {
             "reference" => Device::reference(),
             #[cfg(feature = "cpu")]
             "cpu" | "auto" => Device::cpu(),
+            #[cfg(not(feature = "cpu"))]
             "cpu" | "auto" => unknown(compiled_out("cpu")),
             "cuda" | "wgpu" => unknown("this version of lowrank has no such backend yet; use --device cpu".into()),
             _ => unknown("unknown device; write cpu, cuda[:i], wgpu[:i] or auto".into()),
@@ -151,10 +152,9 @@ impl Device {
         let mut state = self.state();
         change(&mut state.scalars);
         let mut buffer = self.0.scalars.write().unwrap_or_else(PoisonError::into_inner);
-        self.0.backend.upload(
-            bytemuck::cast_slice(state.scalars.words()),
-            Out::new(&mut **buffer, DType::F32, Scalars::LEN),
-        )
+        self.0
+            .backend
+            .upload(bytemuck::cast_slice(state.scalars.words()), Out::new(&mut **buffer, DType::F32, Scalars::LEN))
     }
 
     /// Runs `f` with the scalar buffer to read.
@@ -176,7 +176,9 @@ impl Device {
 
 #[cfg(not(feature = "cpu"))]
 fn compiled_out(feature: &str) -> String {
-    format!("this lowrank was built without the feature `{feature}`; add it with: cargo install lowrank-cli --features {feature}")
+    format!(
+        "this lowrank was built without the feature `{feature}`; add it with: cargo install lowrank-cli --features {feature}"
+    )
 }
 
 impl fmt::Debug for Device {

@@ -21,3 +21,9 @@ pub fn no_grad<T>(f: impl FnOnce() -> T) -> T {
 pub(crate) fn enabled() -> bool {
     ENABLED.get()
 }
+
+/// Whether operations on this thread record themselves now: false inside [`no_grad`]. What acts in training only
+/// (dropout) asks this.
+pub fn is_grad_enabled() -> bool {
+    enabled()
+}

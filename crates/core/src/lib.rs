@@ -15,8 +15,13 @@ mod tape;
 mod tensor;
 
 pub use device::Device;
-pub use grad::no_grad;
+pub use grad::{is_grad_enabled, no_grad};
 pub use lowrank_backend as backend;
-pub use lowrank_backend::{DType, Element, Error, Precision, Result, Stats, philox};
-pub use tape::{GradSlot, Grads, Rule};
-pub use tensor::Tensor;
+pub use lowrank_backend::{DType, Element, Error, IGNORE, Precision, Result, Stats, philox};
+pub use tape::{GradSlot, Grads, Rule, SlotLock};
+pub use tensor::{Read, Tensor, Write};
+
+/// The README's example, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

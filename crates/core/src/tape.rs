@@ -5,10 +5,11 @@
 //! inputs), takes each node out of its tensor, and so frees what it saved as it goes.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError};
 
 use lowrank_backend::{Block, Error, Mode, Result, Slot};
 
-use crate::tensor::Write;
+use crate::tensor::{Inner, Write};
 use crate::{Tensor, grad};
 
 /// The backward half of an operation.
@@ -25,6 +26,19 @@ pub trait Rule: Send + Sync {
 pub(crate) struct Node {
     inputs: Vec<Tensor>,
     rule: Box<dyn Rule>,
+}
+
+impl Drop for Inner {
+    /// Lets a graph go without recursion, which a long chain of results would overflow the stack with.
+    fn drop(&mut self) {
+        let take = |inner: &mut Inner| inner.node.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let mut nodes: Vec<Node> = take(self).into_iter().collect();
+        while let Some(Node { inputs, rule }) = nodes.pop() {
+            // First what the rule holds of the inputs, so that the last handles are here.
+            drop(rule);
+            nodes.extend(inputs.into_iter().filter_map(|t| take(&mut Arc::into_inner(t.0)?)));
+        }
+    }
 }
 
 impl Tensor {
@@ -60,7 +74,7 @@ impl Tensor {
         let root = [self.clone()];
         Grads { inputs: &root, pending: &mut pending, taken: 0 }.give(0, gy)?;
         while let Some((_, (tensor, gy))) = pending.pop_last() {
-            let node = tensor.0.node.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take();
+            let node = tensor.0.node.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(Node { inputs, rule }) = node else {
                 let detail = format!("{} was freed by an earlier backward", tensor.label("an intermediate result"));
                 return Err(Error::graph("backward", detail));
@@ -153,15 +167,12 @@ impl Grads<'_> {
         let part = if part.shape() == shape { part } else { part.into_alias(shape.to_vec()) };
         let sum = match self.take(i) {
             Some(sum) => {
+                let part = if part.shares_storage(&sum) { copy(&part)? } else { part };
                 copy_all(&part, &sum, Mode::Add)?;
                 sum
             }
-            None if part.owns_storage() => part,
-            None => {
-                let copy = empty_like(&part)?;
-                copy_all(&part, &copy, Mode::Set)?;
-                copy
-            }
+            None if part.owns_storage() || part.owns_storage_with(&self.inputs[i]) => part,
+            None => copy(&part)?,
         };
         let input = &self.inputs[i];
         if input.0.is_leaf {
@@ -170,6 +181,14 @@ impl Grads<'_> {
             self.pending.insert(input.0.id, (input.clone(), sum));
         }
         Ok(())
+    }
+
+    /// The values of input `i`, for a rule that overwrites them with the gradient and then [`Grads::give`]s it: the
+    /// input's own memory if nobody outside of this operation can see it any more, a copy otherwise. A rule that wants
+    /// the former must not hold the input itself.
+    pub fn claim(&mut self, i: usize) -> Result<Tensor> {
+        let input = &self.inputs[i];
+        if input.owns_storage() { Ok(input.detach()) } else { copy(input) }
     }
 
     fn take(&mut self, i: usize) -> Option<Tensor> {
@@ -182,8 +201,133 @@ fn empty_like(t: &Tensor) -> Result<Tensor> {
     Tensor::empty(t.shape(), t.dtype(), t.device())
 }
 
+fn copy(t: &Tensor) -> Result<Tensor> {
+    let copy = empty_like(t)?;
+    copy_all(t, &copy, Mode::Set)?;
+    Ok(copy)
+}
+
 fn copy_all(src: &Tensor, dst: &Tensor, mode: Mode) -> Result<()> {
     let n = src.len();
     let op = Block { rows: 1, cols: n, src_stride: n, dst_stride: n };
     src.device().backend().copy(&op, src.read().view(), dst.write().slot(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{DType, Device, no_grad};
+
+    fn leaf(values: &[f64], device: &Device) -> Result<Tensor> {
+        Tensor::from_f64(values, &[values.len()], DType::F64, device)?.trainable()
+    }
+
+    fn grad(t: &Tensor) -> Result<Vec<f64>> {
+        t.grad().expect("has a gradient").to_f64()
+    }
+
+    /// d(x² + x)/dx = 2x + 1, and a second backward of a new graph adds to it.
+    #[test]
+    fn diamond_accumulates() -> Result<()> {
+        let device = Device::reference()?;
+        let x = leaf(&[3.0, -1.0], &device)?;
+        let loss = || x.mul(&x)?.add(&x)?.sum();
+        loss()?.backward()?;
+        assert_eq!(grad(&x)?, [7.0, -1.0]);
+        loss()?.backward()?;
+        assert_eq!(grad(&x)?, [14.0, -2.0]);
+        x.zero_grad();
+        assert!(x.grad().is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn a_graph_is_used_once() -> Result<()> {
+        let device = Device::reference()?;
+        let x = leaf(&[2.0], &device)?;
+        let y = x.square()?;
+        let (one, two) = (y.scale(1.0)?, y.scale(2.0)?);
+        one.backward()?;
+        for again in [one, two] {
+            assert!(again.backward().unwrap_err().to_string().contains("freed by an earlier backward"));
+        }
+        let frozen = x.detach().square()?;
+        assert!(frozen.backward().unwrap_err().to_string().contains("nothing trainable"));
+        assert!(!no_grad(|| x.square())?.requires_grad());
+        Ok(())
+    }
+
+    #[test]
+    fn long_chains_are_let_go_and_gone_back() -> Result<()> {
+        let device = Device::reference()?;
+        let x = leaf(&[1.0], &device)?;
+        for go_back in [false, true] {
+            let mut y = x.scale(1.0)?;
+            for _ in 0..100_000 {
+                y = y.add(&x)?;
+            }
+            if go_back {
+                y.backward()?;
+                assert_eq!(grad(&x)?, [100_001.0]);
+            }
+        }
+        Ok(())
+    }
+
+    /// One gradient tensor reaches several inputs, or one input twice, also under another shape; and the user keeps it.
+    #[test]
+    fn shared_gradients_are_not_overwritten() -> Result<()> {
+        let device = Device::reference()?;
+        let x = leaf(&[1.0, 2.0], &device)?;
+        x.add(&x)?.sum()?.backward()?;
+        assert_eq!(grad(&x)?, [2.0, 2.0]);
+
+        x.zero_grad();
+        let z = leaf(&[5.0, 5.0], &device)?;
+        let gy = Tensor::from_slice(&[1.0, 10.0], &[1, 2], &device)?;
+        x.reshape(&[1, 2])?.add(&z.reshape(&[1, 2])?)?.backward_with(gy.clone())?;
+        // Adding to one gradient changes neither the other nor the one that was passed in.
+        x.scale(3.0)?.sum()?.backward()?;
+        assert_eq!((grad(&x)?, grad(&z)?, gy.to_f64()?), (vec![4.0, 13.0], vec![1.0, 10.0], vec![1.0, 10.0]));
+
+        // Its own gradient, passed back in.
+        x.backward_with(x.grad().expect("has one"))?;
+        assert_eq!(grad(&x)?, [8.0, 26.0]);
+        Ok(())
+    }
+
+    #[test]
+    fn broadcast_gradients_are_summed() -> Result<()> {
+        let device = Device::reference()?;
+        let a = Tensor::from_slice(&[1.0, 2.0, 3.0], &[1, 3, 1], &device)?.trainable()?;
+        let b = Tensor::from_slice(&[1.0, 10.0, 100.0, 1000.0], &[2, 1, 2], &device)?.trainable()?;
+        let y = a.mul(&b)?;
+        assert_eq!(y.shape(), [2, 3, 2]);
+        y.sum()?.backward()?;
+        assert_eq!((grad(&a)?, grad(&b)?), (vec![1111.0; 3], vec![6.0; 4]));
+        let c = leaf(&[7.0], &device)?;
+        for y in [a.detach().add(&c)?, a.detach().sub(&c)?, a.detach().div(&c)?] {
+            y.sum()?.backward()?;
+        }
+        assert!((grad(&c)?[0] - (3.0 - 3.0 - 6.0 / 49.0)).abs() < 1e-12);
+        Ok(())
+    }
+
+    /// A frozen weight's gradient is neither allocated nor computed: dx alone is smaller than W.
+    #[test]
+    fn frozen_inputs_cost_nothing() -> Result<()> {
+        let device = Device::reference()?;
+        let (n, k) = (64, 32);
+        let x = leaf(&vec![1.0; k], &device)?.reshape(&[1, k])?;
+        let w = Tensor::full(0.5, &[n, k], DType::F64, &device)?;
+        let y = x.linear(&w, None)?;
+        let gy = Tensor::full(1.0, &[1, n], DType::F64, &device)?;
+        let before = device.stats().bytes_live;
+        device.backend().reset_peak();
+        y.backward_with(gy)?;
+        let extra = device.stats().bytes_peak - before;
+        assert!(extra < (n * k * 8 / 2) as u64, "{extra} bytes");
+        assert!(w.grad().is_none());
+        Ok(())
+    }
 }

@@ -271,9 +271,30 @@ impl Tensor {
         Write { guard: self.0.storage.write().unwrap_or_else(PoisonError::into_inner), tensor: self }
     }
 
-    /// Whether nobody else holds the storage, so that it may be reused in place.
+    /// Whether this is the only handle of the only tensor on its storage, so that nobody can see it reused in place.
     pub(crate) fn owns_storage(&self) -> bool {
-        Arc::strong_count(&self.0.storage) == 1
+        Arc::strong_count(&self.0) == 1 && Arc::strong_count(&self.0.storage) == 1
+    }
+
+    /// Whether two tensors are (parts of) the same memory.
+    pub(crate) fn shares_storage(&self, other: &Tensor) -> bool {
+        Arc::ptr_eq(&self.0.storage, &other.0.storage)
+    }
+
+    /// A number that two live tensors have in common only if they share their storage.
+    pub(crate) fn storage_id(&self) -> usize {
+        Arc::as_ptr(&self.0.storage) as usize
+    }
+
+    /// Whether it is not the result of a recorded operation.
+    pub(crate) fn is_leaf(&self) -> bool {
+        self.0.is_leaf
+    }
+
+    /// Whether this only handle and the only handle of `other` are all there is on their common storage.
+    pub(crate) fn owns_storage_with(&self, other: &Tensor) -> bool {
+        let single = |t: &Tensor| Arc::strong_count(&t.0) == 1;
+        self.shares_storage(other) && single(self) && single(other) && Arc::strong_count(&self.0.storage) == 2
     }
 
     /// Same storage, other shape; gives up this handle, so that the result may own the storage.
@@ -296,14 +317,14 @@ impl Tensor {
         if T::DTYPE != self.dtype() {
             return Err(Error::dtype("to_vec", self.label("the tensor"), self.dtype(), T::DTYPE.name()));
         }
-        Ok(bytemuck::pod_collect_to_vec(&pollster::block_on(self.to_bytes_async())?))
+        Ok(bytemuck::allocation::pod_collect_to_vec(&pollster::block_on(self.to_bytes_async())?))
     }
 
     /// Elements of any float dtype as f64 on the host; waits for the device.
     pub fn to_f64(&self) -> Result<Vec<f64>> {
         let bytes = pollster::block_on(self.to_bytes_async())?;
         fn read<T: Element>(bytes: &[u8], f: impl Fn(T) -> f64) -> Vec<f64> {
-            bytemuck::pod_collect_to_vec::<u8, T>(bytes).into_iter().map(f).collect()
+            bytemuck::allocation::pod_collect_to_vec::<u8, T>(bytes).into_iter().map(f).collect()
         }
         Ok(match self.dtype() {
             DType::F64 => read::<f64>(&bytes, |x| x),

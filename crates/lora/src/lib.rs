@@ -1,1 +1,38 @@
-//! placeholder
+//! Low-rank adapters (Hu et al. 2021, "LoRA"): which layers get one, how it starts, and the files it lives in.
+//!
+//! This crate knows layers with a slot for an adapter, and PEFT's file format. It must never know of particular models:
+//! a model shows its layers through [`Host`], and everything here works on any host.
+//!
+//! * [`LoraConfig`]: what to adapt and how. * [`Adapter`]: the trainable tensors, made by [`Adapter::create`] or read by
+//!   [`peft::load`].
+//! * [`attach`], [`detach`], [`Adapters`]: make an adapter act on a host, take it away, swap between several.
+//! * [`merge`], [`unmerge`]: fold the active adapter into the weights, and give the original bits back.
+//! * [`Linear`], [`Embedding`], [`Norm`]: the layers that models are built of.
+//! * [`TensorFile`], [`write_tensors`], [`files`]: safetensors and safe file writing.
+
+mod adapter;
+mod attach;
+mod config;
+mod error;
+pub mod files;
+mod host;
+mod init;
+mod layer;
+mod merge;
+pub mod peft;
+mod report;
+mod scalar;
+mod targets;
+mod tensors;
+#[cfg(test)]
+mod testing;
+
+pub use adapter::Adapter;
+pub use attach::{Adapters, attach, detach};
+pub use config::{Bias, Init, LoraConfig, Targets};
+pub use error::{Error, Result};
+pub use host::{Host, Kind, Module, ModuleMut};
+pub use layer::{Embedding, Linear, LowRank, Norm};
+pub use merge::{merge, unmerge};
+pub use report::Report;
+pub use tensors::{TensorFile, write_tensors};

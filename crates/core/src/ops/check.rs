@@ -1,8 +1,8 @@
 //! Checks that operations share.
 
-use lowrank_backend::{Error, Result};
+use lowrank_backend::{DType, Error, Result};
 
-use crate::Tensor;
+use crate::{Device, Tensor};
 
 /// All operands on the device of the first.
 pub(crate) fn same_device(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
@@ -40,4 +40,44 @@ pub(crate) fn rows_cols(op: &'static str, t: &Tensor) -> Result<(usize, usize)> 
         Some((&cols, outer)) => Ok((outer.iter().product(), cols)),
         None => Err(Error::shape(op, format!("{} has no dimensions", t.label("x")))),
     }
+}
+
+/// A dimension of a tensor.
+pub(crate) fn axis(op: &'static str, t: &Tensor, axis: usize) -> Result<()> {
+    if axis < t.rank() {
+        return Ok(());
+    }
+    Err(Error::shape(op, format!("axis {axis} of {}", t.label("x"))))
+}
+
+/// `[outer, len, inner]` around an axis.
+pub(crate) fn around(op: &'static str, t: &Tensor, at: usize) -> Result<[usize; 3]> {
+    axis(op, t, at)?;
+    let s = t.shape();
+    Ok([s[..at].iter().product(), s[at], s[at + 1..].iter().product()])
+}
+
+/// A matrix that may be stored in another float dtype than x while it is frozen; its gradient has x's.
+pub(crate) fn weight(op: &'static str, what: &str, w: &Tensor, x: DType) -> Result<()> {
+    if !w.dtype().is_float() {
+        return Err(Error::dtype(op, w.label(what), w.dtype(), "a float dtype"));
+    }
+    if w.requires_grad() && w.dtype() != x {
+        return Err(Error::dtype(op, format!("trainable {}", w.label(what)), w.dtype(), x.name()));
+    }
+    Ok(())
+}
+
+/// Indices.
+pub(crate) fn ids(op: &'static str, what: &str, t: &Tensor) -> Result<()> {
+    if t.dtype() == DType::U32 { Ok(()) } else { Err(Error::dtype(op, t.label(what), t.dtype(), "u32")) }
+}
+
+/// The dropout mask of forward can be made again: the device is still at its step.
+pub(crate) fn same_step(op: &'static str, device: &Device, forward: u32) -> Result<()> {
+    let now = device.step();
+    if now == forward {
+        return Ok(());
+    }
+    Err(Error::graph(op, format!("dropout's forward was step {forward}, the device is at step {now}")))
 }

@@ -25,7 +25,9 @@ impl Tensor {
         let mut inputs = vec![self, w, a, b];
         inputs.extend(bias);
         check::same_device(OP, &inputs)?;
+        check::float(OP, self)?;
         check::same_dtype(OP, &[self, a, b])?;
+        check::weight(OP, "W", w, self.dtype())?;
         let (m, k) = check::rows_cols(OP, self)?;
         let (&[n, wk], &[r, ak]) = (w.shape(), a.shape()) else {
             return Err(Error::shape(OP, format!("{} and {} must be matrices", w.label("W"), a.label("A"))));
@@ -112,9 +114,8 @@ impl Rule for LoraLinear {
     fn backward(self: Box<Self>, gy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let device = self.x.device();
         let [m, n, k, _] = self.sizes;
-        if self.dropout.is_some() && device.step() != self.step {
-            let detail = format!("forward was step {}, the device is at step {}", self.step, device.step());
-            return Err(Error::graph("lora_linear backward with dropout", detail));
+        if self.dropout.is_some() {
+            check::same_step("lora_linear backward", device, self.step)?;
         }
         let backend = device.backend();
         let (dx, dw, da, db) = (grads.slot(0)?, grads.slot(1)?, grads.slot(2)?, grads.slot(3)?);

@@ -1,0 +1,28 @@
+//! `lowrank devices`.
+
+use lowrank_core::{DType, Device, Precision};
+
+use crate::failure::Result;
+use crate::show::say;
+
+/// One line for every device that this build has, and how to get the others.
+pub fn run() -> Result<()> {
+    for name in ["cpu", "cuda", "wgpu"] {
+        match Device::from_name(name) {
+            Ok(device) => say(&describe(&device)),
+            Err(e) => say(&format!("not here: {e}")),
+        }
+    }
+    Ok(())
+}
+
+fn describe(device: &Device) -> String {
+    let backend = device.backend();
+    let dtypes = [DType::F32, DType::BF16, DType::F16, DType::F64];
+    let dtypes: Vec<_> = dtypes.into_iter().filter(|&d| backend.supports_dtype(d)).map(DType::name).collect();
+    let precisions = [Precision::Full, Precision::Bf16x3, Precision::Tf32, Precision::Bf16];
+    let precisions: Vec<_> =
+        precisions.into_iter().filter(|&p| backend.supports_precision(p)).map(Precision::name).collect();
+    let threads = if device.name() == "cpu" { format!(", {} threads", rayon::current_num_threads()) } else { String::new() };
+    format!("{}{threads}: dtypes {}; precision {}", device.name(), dtypes.join(" "), precisions.join(" "))
+}

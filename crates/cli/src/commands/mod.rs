@@ -1,0 +1,8 @@
+//! One file per command: its options, and `run`.
+
+pub mod devices;
+pub mod eval;
+pub mod generate;
+pub mod inspect;
+pub mod merge;
+pub mod train;

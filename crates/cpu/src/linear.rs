@@ -1,0 +1,66 @@
+//! The linear layer over a frozen weight, and the view of its weight.
+
+use lowrank_backend::{Error, In, Linear, Map, Mode, Out, Result, Slot, Weight};
+
+use crate::NAME;
+use crate::elementwise;
+use crate::gemm::{Grid, Operand, Product, flops};
+use crate::simd;
+use crate::view::{f32s, f32s_mut, floats, precision, volume};
+
+/// The weight `[n,k]` as an operand of products.
+pub(crate) fn weight<'a>(op: &'static str, w: &Weight<'a>, n: usize, k: usize) -> Result<Operand<'a>> {
+    match w {
+        Weight::Dense(w) => Ok(Operand::new(floats(op, "w", *w, volume(op, &[n, k])?)?, k)),
+        _ => Err(Error::unsupported(op, NAME, "weights of this storage")),
+    }
+}
+
+/// The bias `[n]`.
+pub(crate) fn bias<'a>(op: &'static str, layer: &Linear<'a>) -> Result<Option<&'a [f32]>> {
+    layer.bias.map(|bias| f32s(op, "bias", bias, layer.n)).transpose()
+}
+
+/// The weight's values in `out`'s dtype.
+pub(crate) fn dequantise(w: Weight<'_>, out: Out<'_>) -> Result<()> {
+    match w {
+        Weight::Dense(w) => {
+            w.expect("dequantise", "w", out.len)?;
+            elementwise::map(Map::Copy, w, out.set())
+        }
+        _ => Err(Error::unsupported("dequantise", NAME, "weights of this storage")),
+    }
+}
+
+/// `y = x Wᵀ (+ bias)`.
+pub(crate) fn linear_forward(op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
+    const OP: &str = "linear_forward";
+    let &Linear { m, n, k, .. } = op;
+    precision(OP, op.precision)?;
+    let (w, bias) = (weight(OP, &op.w, n, k)?, bias(OP, op)?);
+    let x = Operand::f32(f32s(OP, "x", x, volume(OP, &[m, k])?)?, k);
+    let y = f32s_mut(OP, "y", y, volume(OP, &[m, n])?)?;
+    let product = Product::new(m, k, x, w.t());
+    Grid::new(1, m, n).run(flops([m, n, k]), y, |_, i0, j0, tile| {
+        product.tile(i0, j0, Mode::Set, tile);
+        if let Some(bias) = bias {
+            let bias = &bias[j0..j0 + tile.cols()];
+            (0..tile.rows()).for_each(|i| simd::add(bias, tile.row(i)));
+        }
+    });
+    Ok(())
+}
+
+/// `dx (+)= gy W`.
+pub(crate) fn linear_backward(op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
+    const OP: &str = "linear_backward";
+    let &Linear { m, n, k, .. } = op;
+    precision(OP, op.precision)?;
+    let w = weight(OP, &op.w, n, k)?;
+    let gy = Operand::f32(f32s(OP, "gy", gy, volume(OP, &[m, n])?)?, n);
+    let mode = dx.mode;
+    let dx = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
+    let product = Product::new(m, n, gy, w);
+    Grid::new(1, m, k).run(flops([m, n, k]), dx, |_, i0, j0, tile| product.tile(i0, j0, mode, tile));
+    Ok(())
+}

@@ -1,0 +1,180 @@
+//! Fixed partitions of work over rayon's threads, and the memory that tasks share or keep.
+//!
+//! How work is cut depends on sizes only, never on the number of threads, so neither do results.
+
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+use rayon::prelude::*;
+
+use crate::view::{BLOCK, FloatsMut};
+
+/// Elementary steps below which handing work to other threads costs more than it brings.
+const SERIAL: usize = 1 << 15;
+
+/// Runs `f(0) … f(tasks − 1)`, in parallel if `work` elementary steps in all are worth it.
+pub(crate) fn tasks(tasks: usize, work: usize, f: impl Fn(usize) + Sync + Send) {
+    if tasks < 2 || work < SERIAL {
+        (0..tasks).for_each(f);
+    } else {
+        (0..tasks).into_par_iter().for_each(f);
+    }
+}
+
+/// Runs `f(start, piece)` for pieces of `size` elements.
+pub(crate) fn pieces<T: Send>(y: &mut [T], size: usize, work: usize, f: impl Fn(usize, &mut [T]) + Sync + Send) {
+    if y.len() <= size || work < SERIAL {
+        y.chunks_mut(size).enumerate().for_each(|(i, piece)| f(i * size, piece));
+    } else {
+        y.par_chunks_mut(size).enumerate().for_each(|(i, piece)| f(i * size, piece));
+    }
+}
+
+/// Runs `f(start, piece)` for pieces of at most [`BLOCK`] elements.
+pub(crate) fn float_pieces(y: FloatsMut<'_>, f: impl Fn(usize, FloatsMut<'_>) + Sync + Send) {
+    let work = y.len();
+    match y {
+        FloatsMut::F32(y) => pieces(y, BLOCK, work, |i, y| f(i, FloatsMut::F32(y))),
+        FloatsMut::BF16(y) => pieces(y, BLOCK, work, |i, y| f(i, FloatsMut::BF16(y))),
+        FloatsMut::F16(y) => pieces(y, BLOCK, work, |i, y| f(i, FloatsMut::F16(y))),
+    }
+}
+
+/// Rows of `cols` elements that one task takes: about 16 Ki elements.
+pub(crate) fn rows_per_task(cols: usize) -> usize {
+    (16_384 / cols.max(1)).clamp(1, 1024)
+}
+
+/// A slice that tasks write disjoint parts of.
+pub(crate) struct Shared<'a, T> {
+    start: *mut T,
+    len: usize,
+    life: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: handing out parts is unsafe and asks for disjointness.
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
+
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Shared { start: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
+    }
+
+    /// Elements `start .. start + len`.
+    ///
+    /// # Safety
+    /// No two parts that are alive at the same time may overlap.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn part(&self, start: usize, len: usize) -> &mut [T] {
+        assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of {}", self.len);
+        // SAFETY: inside the slice, which is borrowed exclusively for 'a; disjoint by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+}
+
+impl<'a> Shared<'a, f32> {
+    /// The matrix of `rows` rows of `cols` elements that lie `stride` apart, the first at `start`.
+    ///
+    /// # Safety
+    /// No two parts or tiles that are alive at the same time may overlap.
+    pub(crate) unsafe fn tile(&self, start: usize, rows: usize, cols: usize, stride: usize) -> Tile<'_> {
+        Tile::check(self.len, start, rows, cols, stride);
+        // SAFETY: `start` is inside or, for an empty tile, at most at the end of the slice.
+        Tile { start: unsafe { self.start.add(start) }, rows, cols, stride, life: PhantomData }
+    }
+}
+
+/// A matrix to write inside a larger one.
+pub(crate) struct Tile<'a> {
+    start: *mut f32,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    life: PhantomData<&'a mut [f32]>,
+}
+
+impl<'a> Tile<'a> {
+    /// The whole of a slice as contiguous rows.
+    pub(crate) fn new(slice: &'a mut [f32], rows: usize, cols: usize) -> Self {
+        Tile::check(slice.len(), 0, rows, cols, cols);
+        Tile { start: slice.as_mut_ptr(), rows, cols, stride: cols, life: PhantomData }
+    }
+
+    fn check(len: usize, start: usize, rows: usize, cols: usize, stride: usize) {
+        let end = if rows == 0 { start } else { start + (rows - 1) * stride + cols };
+        assert!(end <= len && (cols <= stride || rows <= 1), "tile {start}: {rows}x{cols} by {stride} of {len}");
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn cols(&self) -> usize {
+        self.cols
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut f32 {
+        self.start
+    }
+
+    /// Row i.
+    pub(crate) fn row(&mut self, i: usize) -> &mut [f32] {
+        assert!(i < self.rows);
+        // SAFETY: checked to lie inside the slice when the tile was made; borrowed exclusively through self.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(i * self.stride), self.cols) }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Runs `f` with `len` values of this thread's own memory (any content). May be nested.
+pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let mut memory = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    if memory.len() < len {
+        memory.resize(len, 0.0);
+    }
+    let result = f(&mut memory[..len]);
+    SCRATCH.with_borrow_mut(|stack| stack.push(memory));
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_task_and_piece_once() {
+        for (n, work) in [(0, 0), (1, 1 << 20), (7, 1), (1000, 1 << 20)] {
+            let mut seen = vec![0; n];
+            let shared = Shared::new(&mut seen);
+            // SAFETY: one element per task.
+            tasks(n, work, |i| unsafe { shared.part(i, 1)[0] += 1 });
+            assert!(seen.iter().all(|&n| n == 1));
+            pieces(&mut seen, 3, work, |start, piece| piece.iter_mut().enumerate().for_each(|(i, x)| *x = start + i));
+            assert!(seen.iter().enumerate().all(|(i, &x)| x == i));
+        }
+    }
+
+    #[test]
+    fn scratch_nests() {
+        with_scratch(10, |a| {
+            a.fill(1.0);
+            with_scratch(20, |b| b.fill(2.0));
+            assert!(a.iter().all(|&x| x == 1.0));
+        });
+    }
+
+    #[test]
+    #[should_panic(expected = "tile")]
+    fn a_tile_outside_is_caught() {
+        Tile::new(&mut [0.0; 5], 2, 3);
+    }
+}

@@ -1,0 +1,94 @@
+//! Sums and maxima over the middle of `[outer, len, inner]`, summed in f64 in an order that depends on sizes only.
+
+use lowrank_backend::{In, Mode, Reduce, Result, Slot};
+use rayon::prelude::*;
+
+use crate::parallel::{Shared, pieces, rows_per_task, tasks};
+use crate::simd;
+use crate::view::{BLOCK, Floats, FloatsMut, floats, floats_mut, volume};
+
+/// Columns that one task adds up side by side.
+const STRIP: usize = 64;
+
+/// See [`Reduce`]; x `[outer, len, inner]` → y `[outer, inner]`.
+pub(crate) fn reduce(op: Reduce, dims: [usize; 3], x: In<'_>, y: Slot<'_>) -> Result<()> {
+    const OP: &str = "reduce";
+    let [outer, len, inner] = dims;
+    let x = floats(OP, "x", x, volume(OP, &dims)?)?;
+    let mode = y.mode;
+    let y = floats_mut(OP, "y", y.out, volume(OP, &[outer, inner])?)?;
+    if inner == 1 {
+        let mut sums = vec![0.0; outer];
+        let work = outer.saturating_mul(len);
+        if outer == 1 {
+            sums[0] = row(op, x, 0, len, true);
+        } else {
+            let per_task = rows_per_task(len);
+            pieces(&mut sums, per_task, work, |start, sums| {
+                sums.iter_mut().enumerate().for_each(|(i, sum)| *sum = row(op, x, (start + i) * len, len, false));
+            });
+        }
+        write(y, mode, &sums);
+    } else {
+        let mut sums = vec![0.0; outer * inner];
+        columns(op, dims, x, &mut sums);
+        write(y, mode, &sums);
+    }
+    Ok(())
+}
+
+fn write(y: FloatsMut<'_>, mode: Mode, sums: &[f32]) {
+    crate::parallel::float_pieces(y, |start, piece| {
+        let len = piece.len();
+        piece.write(mode, |values| values.copy_from_slice(&sums[start..start + len]));
+    });
+}
+
+/// One contiguous row, in blocks whose results are combined in order.
+fn row(op: Reduce, x: Floats<'_>, start: usize, len: usize, parallel: bool) -> f32 {
+    let block = |i: usize| {
+        let (from, to) = (i * BLOCK, len.min((i + 1) * BLOCK));
+        let mut buffer = [0.0; BLOCK];
+        let values = x.block(start + from, to - from, &mut buffer);
+        match op {
+            Reduce::Sum => simd::sum_wide(values),
+            Reduce::Max => f64::from(if values.iter().any(|x| x.is_nan()) { f32::NAN } else { simd::max(values) }),
+        }
+    };
+    let blocks = len.div_ceil(BLOCK);
+    let combine = |a: f64, b: f64| match op {
+        Reduce::Sum => a + b,
+        Reduce::Max => if b.is_nan() || b > a { b } else { a },
+    };
+    let zero = if op == Reduce::Sum { 0.0 } else { f64::NEG_INFINITY };
+    if parallel && blocks > 16 {
+        let partial: Vec<f64> = (0..blocks).into_par_iter().map(block).collect();
+        return partial.into_iter().fold(zero, combine) as f32;
+    }
+    (0..blocks).map(block).fold(zero, combine) as f32
+}
+
+/// Sums down the columns of `outer` matrices `[len, inner]`.
+fn columns(op: Reduce, [outer, len, inner]: [usize; 3], x: Floats<'_>, y: &mut [f32]) {
+    let strips = inner.div_ceil(STRIP);
+    let y = Shared::new(y);
+    tasks(outer * strips, (outer * inner).saturating_mul(len), |task| {
+        let (o, first) = (task / strips, task % strips * STRIP);
+        let width = STRIP.min(inner - first);
+        let mut buffer = [0.0f32; STRIP];
+        let mut totals = [if op == Reduce::Sum { 0.0 } else { f64::NEG_INFINITY }; STRIP];
+        for l in 0..len {
+            let values = x.block((o * len + l) * inner + first, width, &mut buffer);
+            for (total, &value) in totals.iter_mut().zip(values) {
+                let value = f64::from(value);
+                *total = match op {
+                    Reduce::Sum => *total + value,
+                    Reduce::Max => if value.is_nan() || value > *total { value } else { *total },
+                };
+            }
+        }
+        // SAFETY: one strip of one matrix per task.
+        let y = unsafe { y.part(o * inner + first, width) };
+        y.iter_mut().zip(totals).for_each(|(y, total)| *y = total as f32);
+    });
+}

@@ -1,0 +1,157 @@
+//! An adapter: trainable tensors by the name of the layer they belong to.
+
+use std::collections::BTreeMap;
+
+use lowrank_core::Tensor;
+
+use crate::host::{Info, infos};
+use crate::init::{self, Sizes};
+use crate::peft::keys;
+use crate::report::{self, Report};
+use crate::targets::{Lookup, Selection, select};
+use crate::{Bias, Error, Host, LoraConfig, LowRank, Result};
+
+/// Everything that training changes. Clones are handles on the same tensors.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    /// What it is called among others; `default` is PEFT's name for a single one.
+    pub name: String,
+    /// What it was made with.
+    pub config: LoraConfig,
+    /// Pairs by layer.
+    pub layers: BTreeMap<String, LowRank>,
+    /// Whole copies (modules_to_save) by parameter: `<module>.weight`, `<module>.bias`.
+    pub saved: BTreeMap<String, Tensor>,
+    /// Trained biases by parameter: `<module>.bias`.
+    pub biases: BTreeMap<String, Tensor>,
+}
+
+impl Adapter {
+    /// A fresh adapter for a host, which it does not change (see [`attach`](crate::attach)). Every part of the
+    /// configuration must match something; the errors list what there is. Tensors have the host's activation dtype,
+    /// collect gradients, and are drawn from `seed` and their layer's name alone.
+    pub fn create(host: &dyn Host, name: &str, config: LoraConfig, seed: u64) -> Result<Self> {
+        check_name(name)?;
+        let infos = infos(host);
+        let Selection { targeted, saved } = select(&infos, &config, true)?;
+        let mut adapter = Adapter {
+            name: name.to_string(),
+            config,
+            layers: BTreeMap::new(),
+            saved: BTreeMap::new(),
+            biases: BTreeMap::new(),
+        };
+        for (m, rank, alpha) in ranks_and_alphas(&adapter.config, targeted)? {
+            let pair = adapter.fresh_pair(host, &m, rank, alpha, seed)?;
+            adapter.layers.insert(m.name, pair);
+        }
+        adapter.copy_from_base(host, &saved)?;
+        // A head of logits makes it a language model, which is what PEFT's task type selects a wrapper by.
+        let task = if host.output_head().is_some() { "CAUSAL_LM".into() } else { serde_json::Value::Null };
+        adapter.config.extra.entry("task_type").or_insert(task);
+        Ok(adapter)
+    }
+
+    fn fresh_pair(&self, host: &dyn Host, m: &Info, rank: usize, alpha: f64, seed: u64) -> Result<LowRank> {
+        let Some((a_shape, b_shape)) = m.pair(rank) else {
+            return Err(Error::targets(format!("`{}` of shape {:?} cannot carry a pair", m.name, m.shape)));
+        };
+        let sizes = Sizes { kind: m.kind, k: a_shape[1], n: b_shape[0], r: rank };
+        let (a, b) = init::draw(self.config.init, &m.name, seed, &sizes);
+        let leaf = |key: String, data: &[f64], shape: &[usize]| -> Result<Tensor> {
+            Ok(Tensor::from_f64(data, shape, host.dtype(), host.device())?.named(key).trainable()?)
+        };
+        Ok(LowRank {
+            a: leaf(keys::a(&m.name, m.kind), &a, &a_shape)?,
+            b: leaf(keys::b(&m.name, m.kind), &b, &b_shape)?,
+            scale: self.config.scale(rank, alpha),
+            dropout: self.config.dropout,
+            rank,
+            alpha,
+            kind: m.kind,
+        })
+    }
+
+    /// Trainable copies of the modules saved whole, and of the biases to train.
+    fn copy_from_base(&mut self, host: &dyn Host, saved: &[Info]) -> Result<()> {
+        let mut outcome = Ok(());
+        host.visit(&mut |m| {
+            let whole = saved.iter().any(|s| s.name == m.name());
+            let bias = match self.config.bias {
+                Bias::None => false,
+                Bias::All => !whole,
+                Bias::LoraOnly => self.layers.contains_key(m.name()),
+            };
+            let mut copy = |key: String, t: &Tensor| -> Result<Tensor> {
+                Ok(Tensor::from_f64(&t.to_f64()?, t.shape(), host.dtype(), host.device())?.named(key).trainable()?)
+            };
+            let mut all = || -> Result<()> {
+                let (weight, bias_name) = (format!("{}.weight", m.name()), format!("{}.bias", m.name()));
+                if whole {
+                    self.saved.insert(weight.clone(), copy(keys::plain(&weight), m.base_weight())?);
+                }
+                if let Some(b) = m.base_bias()
+                    && (whole || bias)
+                {
+                    let key = keys::bias(m.name(), self.layers.contains_key(m.name()));
+                    let list = if whole { &mut self.saved } else { &mut self.biases };
+                    list.insert(bias_name, copy(key, b)?);
+                }
+                Ok(())
+            };
+            if outcome.is_ok() {
+                outcome = all();
+            }
+        });
+        outcome?;
+        if self.config.bias != Bias::None && self.biases.is_empty() {
+            return Err(Error::targets(format!("bias: {} was asked for, but there is no such bias", self.config.bias)));
+        }
+        Ok(())
+    }
+
+    /// Every trainable tensor under its key in PEFT's file, sorted by key.
+    pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        let mut list = Vec::new();
+        for (name, pair) in &self.layers {
+            list.push((keys::a(name, pair.kind), pair.a.clone()));
+            list.push((keys::b(name, pair.kind), pair.b.clone()));
+        }
+        for (parameter, tensor) in &self.saved {
+            list.push((keys::plain(parameter), tensor.clone()));
+        }
+        for (parameter, tensor) in &self.biases {
+            let module = parameter.strip_suffix(".bias").unwrap_or(parameter);
+            list.push((keys::bias(module, self.layers.contains_key(module)), tensor.clone()));
+        }
+        list.sort_by(|(a, _), (b, _)| a.cmp(b));
+        list
+    }
+
+    /// How much of the host this adapter trains.
+    pub fn report(&self, host: &dyn Host) -> Report {
+        report::of(self, host)
+    }
+}
+
+/// The name becomes a directory and a part of keys.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    if name.is_empty() || name.contains(['/', '\\', '.']) || name.chars().any(char::is_control) {
+        return Err(Error::adapter(format!("`{name}` is no name for an adapter: no dots, slashes or control characters")));
+    }
+    Ok(())
+}
+
+/// Every layer with its rank and α.
+pub(crate) fn ranks_and_alphas(config: &LoraConfig, layers: Vec<Info>) -> Result<Vec<(Info, usize, f64)>> {
+    let ranks = Lookup::new("rank_pattern", &config.rank_pattern)?;
+    let alphas = Lookup::new("alpha_pattern", &config.alpha_pattern)?;
+    let of = |m: Info| {
+        let (r, alpha) = (ranks.get(&m.name).unwrap_or(config.r), alphas.get(&m.name).unwrap_or(config.alpha));
+        (m, r, alpha)
+    };
+    Ok(layers.into_iter().map(of).collect())
+}
+
+#[cfg(test)]
+mod tests;

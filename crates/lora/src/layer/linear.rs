@@ -1,0 +1,65 @@
+//! `y = x Wᵀ + bias`, with or without a low-rank branch.
+
+use lowrank_core::Tensor;
+
+use super::{LowRank, Slot};
+use crate::Result;
+
+/// A linear layer with a slot for an adapter.
+pub struct Linear {
+    name: String,
+    pub(crate) weight: Tensor,
+    pub(crate) bias: Option<Tensor>,
+    pub(crate) slot: Slot,
+}
+
+impl Linear {
+    /// A layer of weight `[n,k]` (any float storage) and bias `[n]`; `name` is its full name in the model.
+    pub fn new(name: impl Into<String>, weight: Tensor, bias: Option<Tensor>) -> Self {
+        Linear { name: name.into(), weight, bias, slot: Slot::default() }
+    }
+
+    /// x `[…, k]` → `[…, n]`: `x Wᵀ + bias`, and `s (dropout(x) Aᵀ) Bᵀ` if an adapter is active here.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (w, bias) = (self.weight(), self.bias());
+        Ok(match self.lora() {
+            None => x.linear(w, bias)?,
+            Some(l) => x.lora_linear(w, bias, &l.a, &l.b, l.scale, l.active_dropout())?,
+        })
+    }
+
+    /// Full name in the model.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The weight in use `[n,k]`: merged, replaced by modules_to_save, or the base's.
+    pub fn weight(&self) -> &Tensor {
+        self.slot.weight(&self.weight)
+    }
+
+    /// The bias in use `[n]`.
+    pub fn bias(&self) -> Option<&Tensor> {
+        self.slot.bias.as_ref().or(self.bias.as_ref())
+    }
+
+    /// k, columns of the weight.
+    pub fn in_features(&self) -> usize {
+        self.weight.shape().get(1).copied().unwrap_or(0)
+    }
+
+    /// n, rows of the weight.
+    pub fn out_features(&self) -> usize {
+        self.weight.shape().first().copied().unwrap_or(0)
+    }
+
+    /// The active pair beside the weight; none while it is merged into it.
+    pub fn lora(&self) -> Option<&LowRank> {
+        self.slot.pair()
+    }
+
+    /// Whether an adapter is merged into the weight.
+    pub fn is_merged(&self) -> bool {
+        self.slot.merged.is_some()
+    }
+}

@@ -1,0 +1,121 @@
+//! `W′ = W + s·B A` (embedding: `W + s·Aᵀ Bᵀ`), summed in f64 on the host and rounded once to W's dtype.
+//!
+//! In bf16 an update below half a unit of W's last place is lost whatever one does; summing wide and rounding once
+//! loses nothing more. The base's tensor is kept, so unmerging is exact; subtracting again would not be.
+
+use std::collections::BTreeMap;
+
+use lowrank_core::Tensor;
+
+use crate::attach::is_merged;
+use crate::host::Module;
+use crate::scalar::{Scalar, with_scalar};
+use crate::{Error, Host, Kind, LowRank, Result};
+
+/// Folds the active adapter into the weights: the layers compute as plain ones from then on. Waits for the device; needs
+/// memory for a second copy of the merged weights. On an error (nothing active, merged already, a sum beyond the
+/// weight's range) nothing changes.
+pub fn merge(host: &mut dyn Host) -> Result<()> {
+    if is_merged(host) {
+        return Err(Error::adapter("merge: an adapter is merged already"));
+    }
+    let mut merged = BTreeMap::new();
+    let mut outcome = Ok(());
+    host.visit(&mut |m| {
+        if outcome.is_ok() && !m.slot().is_empty() {
+            outcome = merged_weight(m).map(|w| drop(merged.insert(m.name().to_string(), w)));
+        }
+    });
+    outcome?;
+    if merged.is_empty() {
+        return Err(Error::adapter("merge: no adapter is attached"));
+    }
+    host.visit_mut(&mut |mut m| {
+        let weight = merged.remove(m.name());
+        m.slot().merged = weight;
+    });
+    Ok(())
+}
+
+/// Takes [`merge`] back: the weights have the same bits as before, and the adapter is active beside them again.
+pub fn unmerge(host: &mut dyn Host) -> Result<()> {
+    if !is_merged(host) {
+        return Err(Error::adapter("unmerge: nothing is merged"));
+    }
+    host.visit_mut(&mut |mut m| m.slot().merged = None);
+    Ok(())
+}
+
+/// The weight of a layer with something in its slot, in the base's dtype.
+fn merged_weight(m: Module<'_>) -> Result<Tensor> {
+    let base = m.base_weight();
+    let name = format!("{}.weight", m.name());
+    let dtype = base.dtype();
+    let merged = match (&m.slot().lora, &m.slot().weight) {
+        (Some(pair), _) => with_scalar!(dtype, T => add_product::<T>(base, pair)),
+        (None, Some(copy)) if copy.dtype() == dtype => return Ok(copy.detach().named(name)),
+        (None, Some(copy)) => with_scalar!(dtype, T => {
+            copy.to_f64().map(|x| x.into_iter().map(T::round).collect::<Vec<_>>()).map_err(crate::Error::from)
+                .and_then(|x| finished(base, x))
+        }),
+        (None, None) => return Ok(base.clone()),
+    };
+    match merged {
+        Some(weight) => Ok(weight.map_err(|e| in_layer(m.name(), e))?.named(name)),
+        None => Err(Error::adapter(format!("merge: {name} has dtype {dtype}, which is no float type"))),
+    }
+}
+
+fn in_layer(name: &str, e: Error) -> Error {
+    match e {
+        Error::Adapter(detail) => Error::adapter(format!("merge: {name}: {detail}")),
+        other => other,
+    }
+}
+
+/// W + s·left·right, row by row, so that a row of W and the whole of `right` stay in the cache.
+fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank) -> Result<Tensor> {
+    let (a, b, r) = (pair.a.to_f64()?, pair.b.to_f64()?, pair.rank);
+    let &[rows, cols] = w.shape() else {
+        return Err(Error::adapter(format!("shape {:?} is no matrix", w.shape())));
+    };
+    // Linear: left = B [rows,r], right = A [r,cols]. Embedding: left = Aᵀ, right = Bᵀ.
+    let (left, right) = match pair.kind {
+        Kind::Embedding => (transposed(&a, r, rows), transposed(&b, cols, r)),
+        _ => (b, a),
+    };
+    let mut out = w.to_vec::<T>()?;
+    let mut sum = vec![0.0; cols];
+    for i in 0..rows {
+        let row = &mut out[i * cols..(i + 1) * cols];
+        sum.fill(0.0);
+        for p in 0..r {
+            let factor = left[i * r + p];
+            for (s, x) in sum.iter_mut().zip(&right[p * cols..(p + 1) * cols]) {
+                *s += factor * x;
+            }
+        }
+        for (w, s) in row.iter_mut().zip(&sum) {
+            *w = T::round(w.wide() + pair.scale * s);
+        }
+    }
+    finished(w, out)
+}
+
+fn finished<T: Scalar>(base: &Tensor, values: Vec<T>) -> Result<Tensor> {
+    if let Some(i) = values.iter().position(|x| !x.wide().is_finite()) {
+        return Err(Error::adapter(format!("element {i} is {} in {}", values[i].wide(), T::DTYPE)));
+    }
+    Ok(Tensor::from_slice(&values, base.shape(), base.device())?)
+}
+
+fn transposed(x: &[f64], rows: usize, cols: usize) -> Vec<f64> {
+    let mut out = Vec::with_capacity(x.len());
+    for j in 0..cols {
+        out.extend((0..rows).map(|i| x[i * cols + j]));
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,46 @@
+//! PEFT's directory format: `adapter_config.json` and `adapter_model.safetensors`.
+//!
+//! PEFT loads what is written here, and what PEFT wrote is loaded here. Configuration keys without meaning here are
+//! kept and written back; features that would change the result and do not exist here are refused by name. What the
+//! tensor file holds is compared with what the configuration says, in both directions.
+
+mod config;
+mod fields;
+mod files;
+pub(crate) mod keys;
+mod read;
+
+pub use files::{CONFIG_FILE, TENSORS_FILE, load, save};
+
+use crate::{Adapter, Host, LoraConfig, Result, write_tensors};
+
+/// The contents of the configuration file and of the tensor file. `base` names the base model; without it, what the
+/// configuration was loaded with stays.
+pub fn to_files(adapter: &Adapter, base: Option<&str>) -> Result<(String, Vec<u8>)> {
+    Ok((config::render(&adapter.config, base)?, write_tensors(&adapter.parameters())?))
+}
+
+/// An adapter from the contents of its two files (whose names are for messages), checked against the host: every
+/// targeted layer has its pair, every tensor has its place, ranks and shapes agree. Tensors have the host's activation
+/// dtype and collect gradients; the adapter is not attached.
+///
+/// Matching is PEFT's own, without the strictness of [`Adapter::create`]. A trained bias that the file lacks (older PEFT
+/// did not write those of `lora_only`) stays the base's.
+pub fn from_files(
+    name: &str,
+    config_file: &str,
+    config: &str,
+    tensors_file: &str,
+    tensors: &[u8],
+    host: &dyn Host,
+) -> Result<Adapter> {
+    read::adapter(name, config_file, config, tensors_file, tensors, host)
+}
+
+/// A configuration file's content alone; `file` is for messages. What cannot be supported is refused by name.
+pub fn read_config(file: &str, json: &str) -> Result<LoraConfig> {
+    Ok(config::parse(file, json)?.config)
+}
+
+#[cfg(test)]
+mod tests;

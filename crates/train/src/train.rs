@@ -1,0 +1,210 @@
+//! The loop.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use lowrank_core::Tensor;
+use lowrank_core::optim::{AdamW, AdamWOptions, Group};
+use lowrank_lora::{Adapter, Host, attach};
+use lowrank_models::Llama;
+
+use crate::evaluate::evaluate_with;
+use crate::sampler::Sampler;
+use crate::{
+    Batch, Dataset, Error, Evaluation, Example, Observer, Options, Plan, Result, StepRecord, Summary, When, check_ranks,
+};
+
+/// Micro-batches are numbered in the device's scalar buffer, exactly only below this.
+const MOST: usize = 1 << 24;
+
+/// Trains `adapter`, attached to `model`, on `data.train`, and measures `data.valid` before and after.
+///
+/// A step's loss is the mean over the counted targets of all its micro-batches, so that gradient accumulation equals
+/// one large batch exactly. Losses and gradient norms are read back a step late: nothing waits inside a step. When
+/// `stop` becomes true, the step under way is finished and the summary says `interrupted`.
+///
+/// The adapter's tensors are changed in place; they stay attached.
+pub fn train(
+    model: &mut Llama,
+    adapter: &Adapter,
+    data: &Dataset,
+    options: &Options,
+    observer: &mut dyn Observer,
+    stop: &AtomicBool,
+) -> Result<Summary> {
+    let start = Instant::now();
+    options.check()?;
+    if !options.allow_rank_above_min {
+        check_ranks(adapter)?;
+    }
+    let (longest, positions) = (data.longest(), model.config().max_position_embeddings);
+    if longest > positions {
+        let detail = format!("{longest} tokens are more than the model's max_position_embeddings of {positions}");
+        return Err(Error::option("--seq-len", detail));
+    }
+    if data.train.is_empty() || data.valid.is_empty() {
+        return Err(Error::option("--data", "has nothing to train on or nothing held out"));
+    }
+    let steps = options.steps(data.train.len());
+    if steps.saturating_mul(options.grad_accum) >= MOST || options.warmup >= MOST {
+        return Err(Error::option("--steps", format!("{steps} steps of {} micro-batches are too many", options.grad_accum)));
+    }
+    let device = model.device().clone();
+    device.set_seed(options.seed);
+    device.backend().reset_peak();
+    attach(model, adapter)?;
+    let plan = Plan::new(model, adapter, data, options);
+    observer.plan(&plan)?;
+
+    let stopped = || stop.load(Ordering::Relaxed);
+    let Some(before) = measure(model, data, options, observer, (When::Before, 0), &stopped)? else {
+        return Err(Error::Interrupted);
+    };
+
+    let mut run = Run::new(model, adapter, data, options, plan.steps)?;
+    while run.step < plan.steps && !stopped() {
+        run.step(observer)?;
+    }
+    run.report(observer)?;
+    if run.step == 0 {
+        return Err(Error::Interrupted);
+    }
+    let (steps, tokens, train_seconds) = (run.step, run.tokens, run.seconds);
+    let mut after = None;
+    if steps == plan.steps {
+        after = measure(model, data, options, observer, (When::After, steps), &stopped)?;
+    }
+    Ok(Summary {
+        val_loss_before: before.loss,
+        val_loss_after: after.map(|e| e.loss),
+        trainable_params: plan.trainable,
+        total_params: plan.total,
+        seconds: start.elapsed().as_secs_f64(),
+        tokens_per_s: tokens as f64 / train_seconds.max(1e-9),
+        peak_bytes: device.stats().bytes_peak,
+        device: plan.device,
+        seed: options.seed,
+        steps,
+        interrupted: after.is_none(),
+    })
+}
+
+/// The held-out loss; `None` if the user stopped it.
+fn measure(
+    model: &Llama,
+    data: &Dataset,
+    options: &Options,
+    observer: &mut dyn Observer,
+    (when, steps): (When, usize),
+    stopped: &dyn Fn() -> bool,
+) -> Result<Option<Evaluation>> {
+    let mut told = Ok(());
+    let evaluation = evaluate_with(model, &data.valid, options.eval_batch, &mut |done, all| {
+        told = observer.evaluating(when, done, all);
+        told.is_ok() && !stopped()
+    })?;
+    told?;
+    let Some(evaluation) = evaluation else { return Ok(None) };
+    if !evaluation.loss.is_finite() {
+        return Err(Error::Diverged { step: steps, what: "held-out loss", value: evaluation.loss, lr: options.lr });
+    }
+    observer.evaluated(when, steps, &evaluation)?;
+    Ok(Some(evaluation))
+}
+
+/// The state between two steps.
+struct Run<'a> {
+    model: &'a Llama,
+    data: &'a Dataset,
+    options: &'a Options,
+    optimiser: AdamW,
+    sampler: Sampler,
+    /// Steps altogether.
+    steps: usize,
+    /// Steps done.
+    step: usize,
+    /// Micro-batches done: keys dropout.
+    micro_step: u32,
+    /// The last step's numbers, still on the device.
+    pending: Option<Pending>,
+    /// Tokens and time of all steps.
+    tokens: usize,
+    seconds: f64,
+}
+
+/// What a step leaves on the device until the next one is under way.
+struct Pending {
+    step: usize,
+    /// A part of the loss from each micro-batch.
+    losses: Vec<Tensor>,
+    grad_norm: Tensor,
+    lr: f64,
+    tokens_per_s: f64,
+}
+
+impl<'a> Run<'a> {
+    fn new(model: &'a Llama, adapter: &Adapter, data: &'a Dataset, options: &'a Options, steps: usize) -> Result<Self> {
+        let group = Group { params: adapter.parameters(), lr: options.lr, weight_decay: options.weight_decay };
+        Ok(Run {
+            model,
+            data,
+            options,
+            optimiser: AdamW::new(vec![group], AdamWOptions::default())?,
+            sampler: Sampler::new(data.train.len(), options.seed),
+            steps,
+            step: 0,
+            micro_step: 0,
+            pending: None,
+            tokens: 0,
+            seconds: 0.0,
+        })
+    }
+
+    /// One optimiser step; tells of the one before.
+    fn step(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let start = Instant::now();
+        let (device, options) = (self.model.device(), self.options);
+        let chosen = self.sampler.take(options.batch.saturating_mul(options.grad_accum));
+        let examples: Vec<&Example> = chosen.iter().map(|&i| &self.data.train[i]).collect();
+        let counted: usize = examples.iter().map(|e| e.counted()).sum();
+        let tokens: usize = examples.iter().map(|e| e.ids.len()).sum();
+        let mut losses = Vec::new();
+        for examples in examples.chunks(options.batch) {
+            let batch = Batch::new(examples.iter().copied(), device)?;
+            device.begin_step(self.micro_step)?;
+            self.micro_step += 1;
+            // The denominator is the whole step's, so the micro-batches' gradients simply add up.
+            let loss = self.model.loss(&batch.ids, &batch.targets, counted as f64)?;
+            losses.push(loss.detach());
+            loss.backward()?;
+        }
+        let factor = options.schedule.factor(self.step as u32, self.steps as u32, options.warmup as u32);
+        self.optimiser.step(factor, options.clip)?;
+        self.optimiser.zero_grad();
+        self.step += 1;
+        let (step, lr, grad_norm) = (self.step, options.lr * factor, self.optimiser.norm_tensor()?);
+        self.report(observer)?;
+        let seconds = start.elapsed().as_secs_f64();
+        self.tokens += tokens;
+        self.seconds += seconds;
+        let tokens_per_s = tokens as f64 / seconds.max(1e-9);
+        self.pending = Some(Pending { step, losses, grad_norm, lr, tokens_per_s });
+        Ok(())
+    }
+
+    /// Reads what the last step left on the device, and tells of it.
+    fn report(&mut self, observer: &mut dyn Observer) -> Result<()> {
+        let Some(Pending { step, losses, grad_norm, lr, tokens_per_s }) = self.pending.take() else { return Ok(()) };
+        let mut loss = 0.0;
+        for part in losses {
+            loss += part.item()?;
+        }
+        let grad_norm = grad_norm.item()?;
+        for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {
+            if !value.is_finite() {
+                return Err(Error::Diverged { step, what, value, lr });
+            }
+        }
+        observer.step(&StepRecord { step, loss, lr, grad_norm, tokens_per_s })
+    }
+}

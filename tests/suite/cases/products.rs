@@ -1,0 +1,195 @@
+//! embedding, linear, lora_embedding, lora_linear, matmul: sums of products.
+
+use lowrank_core::{DType, Tensor};
+
+use crate::case::Bound::{Moved, Product};
+use crate::case::{Case, Input, float, ids, stored};
+use crate::oracle;
+
+/// (m, n, k): one, primes, and one off either side of what a kernel would tile by.
+const SIZES: [[usize; 3]; 9] = [
+    [1, 1, 1],
+    [2, 3, 5],
+    [1, 129, 127],
+    [17, 31, 7],
+    [16, 64, 32],
+    [127, 63, 65],
+    [128, 128, 128],
+    [129, 127, 130],
+    [65, 257, 300],
+];
+
+/// (m, n, k, r), some with r above min(n, k).
+const LOW_RANK: [[usize; 4]; 10] = [
+    [1, 1, 1, 1],
+    [2, 3, 5, 3],
+    [5, 3, 7, 16],
+    [1, 129, 127, 8],
+    [16, 31, 64, 8],
+    [17, 64, 31, 64],
+    [64, 127, 128, 1],
+    [127, 129, 65, 3],
+    [129, 128, 127, 16],
+    [130, 257, 300, 8],
+];
+
+/// The base weight of a linear layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Base {
+    Trainable,
+    Frozen,
+    Stored(DType),
+}
+
+impl Base {
+    fn input(self, shape: &[usize]) -> Input {
+        match self {
+            Base::Trainable => float(shape),
+            Base::Frozen => float(shape).frozen(),
+            Base::Stored(dtype) => stored(shape, dtype),
+        }
+    }
+}
+
+fn linear([m, n, k]: [usize; 3], base: Base, bias: bool) -> Case {
+    let mut inputs = vec![float(&[m, k]), base.input(&[n, k])];
+    if bias {
+        inputs.push(float(&[n]));
+    }
+    let oracle = move |v: &[Vec<f64>]| {
+        let mut y = oracle::nt(&v[0], &v[1], [m, n, k]);
+        if let Some(bias) = v.get(2) {
+            oracle::add_row(&mut y, bias);
+        }
+        y
+    };
+    let name = format!("m{m} n{n} k{k} {base:?}{}", if bias { " bias" } else { "" });
+    Case::new("linear", name, inputs, |t| t[0].linear(&t[1], t.get(2)), oracle)
+        .bound(Product(k + 1))
+        .grad_bound(Product(m.max(n)))
+        .multilinear()
+}
+
+fn lora_linear([m, n, k, r]: [usize; 4], base: Base, bias: bool, p: f64) -> Case {
+    const SCALE: f64 = 2.0;
+    let mut inputs = vec![float(&[m, k]), base.input(&[n, k]), float(&[r, k]), float(&[n, r])];
+    if bias {
+        inputs.push(float(&[n]));
+    }
+    let oracle = move |v: &[Vec<f64>]| {
+        let mask = if p == 0.0 { vec![1.0; m * k] } else { oracle::dropout_mask(m * k, p, 0, 0, 1) };
+        let mut y = oracle::lora(&v[0], &v[1], &v[2], &v[3], SCALE, &mask, [m, n, k, r]);
+        if let Some(bias) = v.get(4) {
+            oracle::add_row(&mut y, bias);
+        }
+        y
+    };
+    let name = format!("m{m} n{n} k{k} r{r} {base:?}{} p{p}", if bias { " bias" } else { "" });
+    let call = move |t: &[Tensor]| t[0].lora_linear(&t[1], t.get(4), &t[2], &t[3], SCALE, p);
+    let case = Case::new("lora_linear", name, inputs, call, oracle)
+        .bound(Product(k + r + 4))
+        // u sums over n, dA over m, dx over n and r.
+        .grad_bound(Product(m.max(r) + n.max(k) + 4));
+    // 1/(1−p) is exact for a half only.
+    if p == 0.0 || p == 0.5 { case.multilinear() } else { case }
+}
+
+/// x as `[2, 3, k]`, and only some inputs trainable: a slot that is not wanted must be left alone.
+fn lora_linear_parts() -> Vec<Case> {
+    let [m, n, k, r] = [6, 19, 23, 5];
+    (0..3)
+        .map(|only| {
+            let pick = |i: usize, input: Input| if i == only { input } else { input.frozen() };
+            let inputs = vec![
+                pick(0, float(&[2, 3, k])),
+                float(&[n, k]).frozen(),
+                pick(1, float(&[r, k])),
+                pick(2, float(&[n, r])),
+            ];
+            let oracle = move |v: &[Vec<f64>]| {
+                oracle::lora(&v[0], &v[1], &v[2], &v[3], 0.5, &vec![1.0; m * k], [m, n, k, r])
+            };
+            let name = format!("only {} trainable", ["x", "A", "B"][only]);
+            Case::new("lora_linear", name, inputs, |t| t[0].lora_linear(&t[1], None, &t[2], &t[3], 0.5, 0.0), oracle)
+                .bound(Product(k + r + 4))
+                .grad_bound(Product(m + n + k + r))
+                .multilinear()
+        })
+        .collect()
+}
+
+fn matmul(batch: usize, [m, n, k]: [usize; 3], shared: bool, transposed: bool) -> Case {
+    let matrix = if transposed { [n, k] } else { [k, n] };
+    let b = if shared { matrix.to_vec() } else { vec![batch, matrix[0], matrix[1]] };
+    let oracle = move |v: &[Vec<f64>]| {
+        let product = if transposed { oracle::nt } else { oracle::nn };
+        let second = |i: usize| if shared { &v[1][..] } else { &v[1][i * n * k..(i + 1) * n * k] };
+        (0..batch).flat_map(|i| product(&v[0][i * m * k..(i + 1) * m * k], second(i), [m, n, k])).collect()
+    };
+    let name = format!("{batch}x m{m} n{n} k{k}{}{}", if shared { " shared" } else { "" }, if transposed { " bT" } else { "" });
+    let call = move |t: &[Tensor]| if transposed { t[0].matmul_t(&t[1]) } else { t[0].matmul(&t[1]) };
+    Case::new("matmul", name, vec![float(&[batch, m, k]), float(&b)], call, oracle)
+        .bound(Product(k))
+        .grad_bound(Product(batch * m.max(n)))
+        .multilinear()
+}
+
+fn embedding(vocab: usize, dim: usize, count: usize, table: Input) -> Case {
+    let name = format!("{vocab}x{dim} of {count} {:?}", table.kind);
+    let oracle = move |v: &[Vec<f64>]| oracle::rows(&v[0], &v[1], dim);
+    Case::new("embedding", name, vec![table, ids(&[count], vocab as u32)], |t| t[0].embedding(&t[1]), oracle)
+        .bound(Moved)
+        .grad_bound(Product(count))
+        .multilinear()
+}
+
+fn lora_embedding([vocab, dim, count, r]: [usize; 4], base: Base) -> Case {
+    const SCALE: f64 = 0.5;
+    let inputs = vec![base.input(&[vocab, dim]), ids(&[count], vocab as u32), float(&[r, vocab]), float(&[dim, r])];
+    let oracle = move |v: &[Vec<f64>]| {
+        let h = oracle::rows(&oracle::transpose(&v[2], r, vocab), &v[1], r);
+        let branch = oracle::nt(&h, &v[3], [count, dim, r]);
+        oracle::rows(&v[0], &v[1], dim).iter().zip(branch).map(|(w, b)| w + SCALE * b).collect()
+    };
+    let name = format!("{vocab}x{dim} of {count} r{r} {base:?}");
+    Case::new("lora_embedding", name, inputs, |t| t[0].lora_embedding(&t[1], &t[2], &t[3], SCALE), oracle)
+        .bound(Product(r + 2))
+        .grad_bound(Product(dim + count))
+        .multilinear()
+}
+
+pub fn rows() -> Vec<Case> {
+    let mut rows = Vec::new();
+    for (i, sizes) in SIZES.into_iter().enumerate() {
+        rows.push(linear(sizes, Base::Trainable, i % 2 == 0));
+        rows.push(linear(sizes, Base::Frozen, i % 2 == 1));
+        rows.push(matmul(1, sizes, false, i % 2 == 0));
+    }
+    rows.push(linear([17, 31, 64], Base::Stored(DType::BF16), true));
+    rows.push(linear([129, 65, 127], Base::Stored(DType::BF16), false));
+    rows.push(linear([5, 33, 20], Base::Stored(DType::F16), false));
+    rows.push(matmul(3, [5, 7, 11], false, false));
+    rows.push(matmul(4, [16, 9, 33], false, true));
+    rows.push(matmul(3, [5, 7, 11], true, false));
+    rows.push(matmul(2, [6, 65, 17], true, true));
+    for (i, sizes) in LOW_RANK.into_iter().enumerate() {
+        rows.push(lora_linear(sizes, Base::Frozen, i % 2 == 1, 0.0));
+    }
+    rows.push(lora_linear([9, 20, 24, 4], Base::Trainable, true, 0.0));
+    rows.push(lora_linear([65, 33, 40, 8], Base::Frozen, false, 0.5));
+    rows.push(lora_linear([19, 33, 40, 8], Base::Frozen, true, 0.3));
+    rows.push(lora_linear([17, 64, 96, 8], Base::Stored(DType::BF16), false, 0.0));
+    rows.push(lora_linear([129, 65, 127, 16], Base::Stored(DType::BF16), true, 0.0));
+    rows.push(lora_linear([5, 33, 20, 3], Base::Stored(DType::F16), false, 0.0));
+    rows.extend(lora_linear_parts());
+    for (vocab, dim, count) in [(1, 1, 1), (13, 7, 40), (129, 128, 127)] {
+        rows.push(embedding(vocab, dim, count, float(&[vocab, dim])));
+        rows.push(embedding(vocab, dim, count, stored(&[vocab, dim], DType::BF16)));
+    }
+    for sizes in [[1, 1, 1, 1], [13, 7, 40, 3], [7, 5, 20, 16], [129, 128, 127, 8]] {
+        rows.push(lora_embedding(sizes, Base::Frozen));
+    }
+    rows.push(lora_embedding([11, 13, 30, 4], Base::Trainable));
+    rows.push(lora_embedding([11, 13, 30, 4], Base::Stored(DType::BF16)));
+    rows
+}

@@ -1,0 +1,119 @@
+//! The same bits on every run, for any number of threads, and for a row alone or among others.
+
+use libtest_mimic::{Failed, Trial};
+use lowrank_core::{Device, Tensor};
+use lowrank_lora::{Adapter, Init, LoraConfig, attach};
+
+use crate::case::Case;
+use crate::devices::Target;
+use crate::random::Random;
+use crate::report::{Outcome, same_bits};
+
+/// Numbers of threads that must not matter.
+const THREADS: [usize; 3] = [1, 2, 3];
+
+/// Runs `f` inside a pool of this many threads.
+pub fn with_threads<T: Send>(threads: usize, f: impl FnOnce() -> T + Send) -> Result<T, Failed> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|e| e.to_string())?;
+    Ok(pool.install(f))
+}
+
+/// One row: result and gradients, twice for each number of threads.
+pub fn check(case: &Case, target: &Target) -> Outcome {
+    let values = case.values(false);
+    let gy = Random::of(&case.name()).vec((case.oracle)(&values).len());
+    let run = || case.run(target, &target.open()?, &values, Some(&gy));
+    let first = with_threads(1, run)??;
+    for threads in THREADS {
+        for _ in 0..2 {
+            let again = with_threads(threads, run)??;
+            same_bits(&format!("result with {threads} threads"), &again.y, &first.y)?;
+            for (i, pair) in again.grads.iter().zip(&first.grads).enumerate() {
+                if let (Some(again), Some(first)) = pair {
+                    same_bits(&format!("gradient of input {i} with {threads} threads"), again, first)?;
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The trials of this module that are no rows of the table.
+pub const CHECKS: &[(&str, fn(&Target) -> Outcome)] = &[("row-invariance", row_invariance)];
+
+/// A row of y and of dx has the same bits in any batch and at any place, above the decode path of 16 rows.
+fn row_invariance(target: &Target) -> Outcome {
+    for [n, k, r] in [[127, 131, 5], [257, 300, 8], [64, 64, 16]] {
+        let device = target.open()?;
+        let mut random = Random::of("rows");
+        let rows: Vec<(Vec<f64>, Vec<f64>)> = (0..64).map(|_| (random.vec(k), random.vec(n))).collect();
+        let mut tensor = |shape: [usize; 2]| {
+            Tensor::from_f64(&random.vec(shape[0] * shape[1]), &shape, target.dtype(), &device)
+        };
+        let (w, a, b) = (tensor([n, k])?, tensor([r, k])?, tensor([n, r])?);
+        // y and dx of the rows with these numbers.
+        let run = |picked: &[usize]| -> Result<(Vec<f64>, Vec<f64>), Failed> {
+            let pick = |f: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>, width| {
+                let values: Vec<f64> = picked.iter().flat_map(|&i| f(&rows[i]).clone()).collect();
+                Tensor::from_f64(&values, &[picked.len(), width], target.dtype(), &device)
+            };
+            let x = pick(|row| &row.0, k)?.trainable()?;
+            let y = x.lora_linear(&w, None, &a, &b, 2.0, 0.0)?;
+            let values = y.to_f64()?;
+            y.backward_with(pick(|row| &row.1, n)?)?;
+            Ok((values, x.grad().ok_or("no gradient")?.to_f64()?))
+        };
+        let (y, dx) = run(&(0..64).collect::<Vec<_>>())?;
+        for count in [17, 18, 23, 33, 48] {
+            // Spread over the rows, backwards, so that each stands elsewhere.
+            let picked: Vec<usize> = (0..count).map(|i| (63 - i * 5 % 64) % 64).collect();
+            let (some_y, some_dx) = run(&picked)?;
+            for (place, &row) in picked.iter().enumerate() {
+                let name = |what: &str| format!("{what} of row {row} as {place} of {count} (n {n} k {k} r {r})");
+                same_bits(&name("y"), &some_y[place * n..][..n], &y[row * n..][..n])?;
+                same_bits(&name("dx"), &some_dx[place * k..][..k], &dx[row * k..][..k])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Two whole training steps of the small Llama, dropout and clipping included.
+pub fn whole_step() -> Trial {
+    Trial::test("determinism/cpu/training-step-of-llama", || {
+        let first = with_threads(1, two_steps)??;
+        for threads in THREADS {
+            for (again, first) in with_threads(threads, two_steps)??.iter().zip(&first) {
+                same_bits(&format!("{} with {threads} threads", first.0), &again.1, &first.1)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Losses and all adapter weights.
+fn two_steps() -> Result<Vec<(String, Vec<f64>)>, Failed> {
+    let device = Device::from_name("cpu")?;
+    let mut model = crate::golden::glass(&device)?;
+    let config = LoraConfig { r: 8, dropout: 0.1, init: Init::BothRandom, ..LoraConfig::default() };
+    let adapter = Adapter::create(&model, "default", config, 1)?;
+    attach(&mut model, &adapter)?;
+    let mut random = Random::of("tokens");
+    let mut tokens = |n: usize| -> Vec<u32> { (0..n).map(|_| random.integer(0, 1023) as u32).collect() };
+    let ids = Tensor::from_slice(&tokens(3 * 41), &[3, 41], &device)?;
+    let targets = Tensor::from_slice(&tokens(3 * 41), &[3 * 41], &device)?;
+    let mut optimiser = crate::flow::adamw(adapter.parameters(), 0.01)?;
+    let mut values = Vec::new();
+    for step in 0..2 {
+        device.begin_step(step)?;
+        optimiser.zero_grad();
+        let loss = model.loss(&ids, &targets, 123.0)?;
+        values.push((format!("loss {step}"), loss.to_f64()?));
+        loss.backward()?;
+        optimiser.step(1.0, Some(1.0))?;
+    }
+    for (name, t) in adapter.parameters() {
+        values.push((name, t.to_f64()?));
+    }
+    Ok(values)
+}

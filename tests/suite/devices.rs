@@ -1,0 +1,62 @@
+//! The devices every case runs on: each processor with its fused operations and without them.
+
+use lowrank_core::{DType, Device, Result};
+
+/// A device under test. Every trial opens its own, so that counters, seeds and steps are not shared.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// As it shows in the names of trials: `cpu`, `cpu-unfused`.
+    pub name: String,
+    /// As `Device::from_name` takes it.
+    base: &'static str,
+    unfused: bool,
+}
+
+/// Processors in the order of trials.
+const BASES: [&str; 4] = ["reference", "cpu", "cuda", "wgpu"];
+
+/// All devices, absent ones included.
+pub fn all() -> Vec<Target> {
+    let mut targets = Vec::new();
+    for base in BASES {
+        targets.push(Target { name: base.into(), base, unfused: false });
+        // The reference has nothing but the definitions: Unfused over it is the same code.
+        if base != "reference" {
+            targets.push(Target { name: format!("{base}-unfused"), base, unfused: true });
+        }
+    }
+    targets
+}
+
+impl Target {
+    /// A fresh device.
+    pub fn open(&self) -> Result<Device> {
+        let device = Device::from_name(self.base)?;
+        if self.unfused { device.unfused() } else { Ok(device) }
+    }
+
+    /// Whether the device is here; an absent one that `LOWRANK_REQUIRE=cpu,cuda` names is no excuse.
+    pub fn present(&self) -> bool {
+        self.required() || self.open().is_ok()
+    }
+
+    fn required(&self) -> bool {
+        let required = std::env::var("LOWRANK_REQUIRE").unwrap_or_default();
+        required.split(',').any(|name| name.trim() == self.base)
+    }
+
+    /// Whether it is the f64 oracle.
+    pub fn is_reference(&self) -> bool {
+        self.base == "reference"
+    }
+
+    /// Dtype of activations, adapters and gradients.
+    pub fn dtype(&self) -> DType {
+        if self.is_reference() { DType::F64 } else { DType::F32 }
+    }
+
+    /// Largest relative error of one rounding in that dtype.
+    pub fn unit(&self) -> f64 {
+        if self.is_reference() { 2f64.powi(-53) } else { 2f64.powi(-24) }
+    }
+}

@@ -1,0 +1,116 @@
+//! Every operation on every device, and the flows above them.
+//!
+//! `cases` is the one table of operations. The kinds of test run its rows on each of `devices`:
+//!
+//! * `exact`: integers come out bit for bit. * `rounding`: random numbers against plain f64 loops.
+//! * `gradient`: finite differences, and each device against the reference. * `determinism`: threads and runs.
+//! * `hand`: values worked out by hand. * `flow`, `golden`: whole models. * `table`: no operation without a row.
+//!
+//! `cargo test --test suite -- exact/cpu` runs a part. A device that is not here is shown as ignored, one line a kind;
+//! `LOWRANK_REQUIRE=cuda,wgpu` makes it a failure.
+
+mod case;
+mod cases;
+mod determinism;
+mod devices;
+mod exact;
+mod flow;
+mod golden;
+mod gradient;
+mod hand;
+mod oracle;
+mod random;
+mod report;
+mod rounding;
+mod table;
+
+use std::sync::Arc;
+
+use case::Case;
+use devices::Target;
+use libtest_mimic::{Arguments, Trial};
+use report::Outcome;
+
+/// Runs one row on one device.
+type Check = fn(&Case, &Target) -> Outcome;
+
+/// The kinds that run over the whole table: name, check, and which rows they take.
+const KINDS: [(&str, Check, fn(&Case) -> bool); 6] = [
+    ("exact", exact::check, |case| case.exact),
+    ("rounding", rounding::check, |_| true),
+    ("gradient", gradient::check, Case::has_grad),
+    ("accumulate", gradient::accumulates, Case::has_grad),
+    ("linear", gradient::large_steps, |case| case.multilinear),
+    ("determinism", determinism::check, |_| true),
+];
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let targets = devices::all();
+    let mut trials = table::trials();
+    trials.extend(gradient::finite_differences());
+    for target in &targets {
+        trials.extend(over_table(target));
+        trials.extend(named("hand", target, hand::CHECKS));
+        trials.extend(named("flow", target, flow::CHECKS));
+        // The reference is the oracle of operations; for whole models PEFT is, and plain loops would take minutes.
+        if !target.is_reference() {
+            trials.extend(named("determinism", target, determinism::CHECKS));
+            trials.extend(named("golden", target, golden::CHECKS));
+        }
+    }
+    trials.push(determinism::whole_step());
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    report::print();
+    conclusion.exit();
+}
+
+/// One trial for each kind and operation: all rows of the operation, every failure named.
+fn over_table(target: &Target) -> Vec<Trial> {
+    let present = target.present();
+    let mut trials = Vec::new();
+    for (kind, check, takes) in KINDS {
+        if kind == "determinism" && target.is_reference() {
+            continue; // one thread, plain loops
+        }
+        if !present {
+            trials.push(Trial::test(format!("{kind}/{}", target.name), || Ok(())).with_ignored_flag(true));
+            continue;
+        }
+        for (op, cases) in cases::by_op() {
+            let cases: Vec<Arc<Case>> = cases.into_iter().filter(|case| takes(case)).collect();
+            if cases.is_empty() {
+                continue;
+            }
+            let target = target.clone();
+            trials.push(Trial::test(format!("{kind}/{}/{op}", target.name), move || {
+                let failures: Vec<String> = cases
+                    .iter()
+                    .filter_map(|case| check(case, &target).err().map(|e| message(&case.name(), &e)))
+                    .collect();
+                if failures.is_empty() { Ok(()) } else { report::fail(failures.join("\n")) }
+            }));
+        }
+    }
+    trials
+}
+
+fn message(name: &str, failed: &libtest_mimic::Failed) -> String {
+    format!("{name}: {}", failed.message().unwrap_or("failed"))
+}
+
+/// Trials that are a function of a device.
+type Checks = &'static [(&'static str, fn(&Target) -> Outcome)];
+
+fn named(kind: &str, target: &Target, checks: Checks) -> Vec<Trial> {
+    if !target.present() {
+        return vec![Trial::test(format!("{kind}/{}", target.name), || Ok(())).with_ignored_flag(true)];
+    }
+    checks
+        .iter()
+        .map(|&(name, check)| {
+            let target = target.clone();
+            Trial::test(format!("{kind}/{}/{name}", target.name), move || check(&target))
+        })
+        .collect()
+}
