@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError};
 
 use lowrank_backend::{Block, Error, Mode, Result, Slot};
 
-use crate::tensor::{Inner, Write};
+use crate::tensor::{Meta, Write};
 use crate::{Tensor, grad};
 
 /// The backward half of an operation.
@@ -22,21 +22,21 @@ pub trait Rule: Send + Sync {
     fn backward(self: Box<Self>, gy: Tensor, grads: &mut Grads<'_>) -> Result<()>;
 }
 
-/// A recorded operation.
+/// A recorded operation. It knows its inputs without their elements: what backward needs of those, the rule holds.
 pub(crate) struct Node {
-    inputs: Vec<Tensor>,
+    inputs: Vec<Arc<Meta>>,
     rule: Box<dyn Rule>,
 }
 
-impl Drop for Inner {
+impl Drop for Meta {
     /// Lets a graph go without recursion, which a long chain of results would overflow the stack with.
     fn drop(&mut self) {
-        let take = |inner: &mut Inner| inner.node.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        let take = |meta: &mut Meta| meta.node.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         let mut nodes: Vec<Node> = take(self).into_iter().collect();
         while let Some(Node { inputs, rule }) = nodes.pop() {
             // First what the rule holds of the inputs, so that the last handles are here.
             drop(rule);
-            nodes.extend(inputs.into_iter().filter_map(|t| take(&mut Arc::into_inner(t.0)?)));
+            nodes.extend(inputs.into_iter().filter_map(|meta| take(&mut Arc::into_inner(meta)?)));
         }
     }
 }
@@ -48,7 +48,7 @@ impl Tensor {
         if !grad::enabled() || !inputs.iter().any(|t| t.requires_grad()) {
             return self;
         }
-        let inputs = inputs.iter().map(|&t| t.clone()).collect();
+        let inputs = inputs.iter().map(|t| t.meta.clone()).collect();
         self.record(Node { inputs, rule: Box::new(rule()) })
     }
 
@@ -71,15 +71,15 @@ impl Tensor {
             return Err(Error::graph("backward", detail));
         }
         let mut pending = BTreeMap::new();
-        let root = [self.clone()];
+        let root = [self.meta.clone()];
         Grads { inputs: &root, pending: &mut pending, taken: 0 }.give(0, gy)?;
-        while let Some((_, (tensor, gy))) = pending.pop_last() {
-            let node = tensor.0.node.lock().unwrap_or_else(PoisonError::into_inner).take();
+        while let Some((_, (meta, gy))) = pending.pop_last() {
+            let node = meta.node.lock().unwrap_or_else(PoisonError::into_inner).take();
             let Some(Node { inputs, rule }) = node else {
-                let detail = format!("{} was freed by an earlier backward", tensor.label("an intermediate result"));
+                let detail = format!("a result of shape {:?} was freed by an earlier backward", meta.shape);
                 return Err(Error::graph("backward", detail));
             };
-            drop(tensor);
+            drop(meta);
             let name = rule.name();
             let mut grads = Grads { inputs: &inputs, pending: &mut pending, taken: 0 };
             rule.backward(gy, &mut grads)?;
@@ -93,9 +93,9 @@ impl Tensor {
 
 /// Where a rule leaves the gradients of its inputs.
 pub struct Grads<'a> {
-    inputs: &'a [Tensor],
+    inputs: &'a [Arc<Meta>],
     /// Gradients of intermediate results by id, with the result they belong to.
-    pending: &'a mut BTreeMap<u64, (Tensor, Tensor)>,
+    pending: &'a mut BTreeMap<u64, (Arc<Meta>, Tensor)>,
     taken: usize,
 }
 
@@ -134,7 +134,7 @@ impl SlotLock<'_> {
 impl Grads<'_> {
     /// Whether input `i` wants a gradient.
     pub fn wants(&self, i: usize) -> bool {
-        self.inputs[i].requires_grad()
+        self.inputs[i].requires_grad
     }
 
     /// Memory of the shape and dtype of input `i` for its gradient. For a frozen input nothing is allocated.
@@ -144,7 +144,10 @@ impl Grads<'_> {
         }
         let (grad, mode) = match self.take(i) {
             Some(grad) => (grad, Mode::Add),
-            None => (empty_like(&self.inputs[i])?, Mode::Set),
+            None => {
+                let input = &self.inputs[i];
+                (Tensor::empty(&input.shape, input.dtype, &input.device)?, Mode::Set)
+            }
         };
         self.taken += 1;
         Ok(GradSlot(Some(Taken { input: i, grad, mode })))
@@ -163,48 +166,39 @@ impl Grads<'_> {
         if !self.wants(i) {
             return Ok(());
         }
-        let shape = self.inputs[i].shape();
-        let part = if part.shape() == shape { part } else { part.into_alias(shape.to_vec()) };
+        let shape = &self.inputs[i].shape;
+        let part = if part.shape() == shape { part } else { part.into_alias(shape.clone()) };
         let sum = match self.take(i) {
             Some(sum) => {
-                let part = if part.shares_storage(&sum) { copy(&part)? } else { part };
+                let part = if part.shares_storage(&sum) { part.copy()? } else { part };
                 copy_all(&part, &sum, Mode::Add)?;
                 sum
             }
-            None if part.owns_storage() || part.owns_storage_with(&self.inputs[i]) => part,
-            None => copy(&part)?,
+            None if part.owns_storage() => part,
+            None => part.copy()?,
         };
         let input = &self.inputs[i];
-        if input.0.is_leaf {
+        if input.is_leaf {
             *input.lock_grad() = Some(sum);
         } else {
-            self.pending.insert(input.0.id, (input.clone(), sum));
+            self.pending.insert(input.id, (input.clone(), sum));
         }
         Ok(())
     }
 
-    /// The values of input `i`, for a rule that overwrites them with the gradient and then [`Grads::give`]s it: the
-    /// input's own memory if nobody outside of this operation can see it any more, a copy otherwise. A rule that wants
-    /// the former must not hold the input itself.
-    pub fn claim(&mut self, i: usize) -> Result<Tensor> {
-        let input = &self.inputs[i];
-        if input.owns_storage() { Ok(input.detach()) } else { copy(input) }
-    }
-
     fn take(&mut self, i: usize) -> Option<Tensor> {
         let input = &self.inputs[i];
-        if input.0.is_leaf { input.lock_grad().take() } else { self.pending.remove(&input.0.id).map(|(_, g)| g) }
+        if input.is_leaf { input.lock_grad().take() } else { self.pending.remove(&input.id).map(|(_, g)| g) }
     }
 }
 
-fn empty_like(t: &Tensor) -> Result<Tensor> {
-    Tensor::empty(t.shape(), t.dtype(), t.device())
-}
-
-fn copy(t: &Tensor) -> Result<Tensor> {
-    let copy = empty_like(t)?;
-    copy_all(t, &copy, Mode::Set)?;
-    Ok(copy)
+impl Tensor {
+    /// The same values in memory of their own, outside of the graph.
+    pub(crate) fn copy(&self) -> Result<Tensor> {
+        let copy = Tensor::empty(self.shape(), self.dtype(), self.device())?;
+        copy_all(self, &copy, Mode::Set)?;
+        Ok(copy)
+    }
 }
 
 fn copy_all(src: &Tensor, dst: &Tensor, mode: Mode) -> Result<()> {

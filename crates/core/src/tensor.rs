@@ -13,22 +13,32 @@ use crate::tape::Node;
 ///
 /// It does not carry its backend in its type; operations between devices are an error that names both.
 #[derive(Clone)]
-pub struct Tensor(pub(crate) Arc<Inner>);
-
-pub(crate) struct Inner {
-    pub(crate) id: u64,
-    shape: Vec<usize>,
-    dtype: DType,
-    device: Device,
+pub struct Tensor {
+    pub(crate) meta: Arc<Meta>,
     storage: Arc<Storage>,
     /// First element in the storage.
     offset: usize,
+}
+
+/// A tensor without its elements: what the graph holds of an operation's inputs, so that a result whose values no rule
+/// needs can be freed before backward.
+pub(crate) struct Meta {
+    pub(crate) id: u64,
+    pub(crate) shape: Vec<usize>,
+    pub(crate) dtype: DType,
+    pub(crate) device: Device,
     name: Option<String>,
     pub(crate) requires_grad: bool,
     /// The recorded operation; taken by `backward`.
     pub(crate) node: Mutex<Option<Node>>,
     pub(crate) is_leaf: bool,
     pub(crate) grad: Mutex<Option<Tensor>>,
+}
+
+impl Meta {
+    pub(crate) fn lock_grad(&self) -> MutexGuard<'_, Option<Tensor>> {
+        self.grad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 pub(crate) type Storage = RwLock<Box<dyn Buffer>>;
@@ -44,7 +54,7 @@ pub struct Read<'a> {
 impl Read<'_> {
     /// All elements.
     pub fn view(&self) -> In<'_> {
-        In { buffer: &**self.guard, dtype: self.tensor.dtype(), offset: self.tensor.0.offset, len: self.tensor.len() }
+        In { buffer: &**self.guard, dtype: self.tensor.dtype(), offset: self.tensor.offset, len: self.tensor.len() }
     }
 }
 
@@ -57,7 +67,7 @@ pub struct Write<'a> {
 impl Write<'_> {
     /// All elements.
     pub fn out(&mut self) -> Out<'_> {
-        let (dtype, offset, len) = (self.tensor.dtype(), self.tensor.0.offset, self.tensor.len());
+        let (dtype, offset, len) = (self.tensor.dtype(), self.tensor.offset, self.tensor.len());
         Out { buffer: &mut **self.guard, dtype, offset, len }
     }
 
@@ -129,29 +139,28 @@ impl Tensor {
     }
 
     fn assemble(shape: Vec<usize>, dtype: DType, device: Device, storage: Arc<Storage>, offset: usize) -> Self {
-        Tensor(Arc::new(Inner {
+        let meta = Meta {
             id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
             shape,
             dtype,
             device,
-            storage,
-            offset,
             name: None,
             requires_grad: false,
             node: Mutex::new(None),
             is_leaf: true,
             grad: Mutex::new(None),
-        }))
+        };
+        Tensor { meta: Arc::new(meta), storage, offset }
     }
 
     /// A fresh handle on the same elements: no name, no graph. The one visible way to cut a gradient.
     pub fn detach(&self) -> Tensor {
-        self.alias(self.0.shape.clone(), self.0.offset)
+        self.alias(self.shape().to_vec(), self.offset)
     }
 
     /// Same storage, other shape or offset, outside of the graph; the caller has checked that it fits.
     pub(crate) fn alias(&self, shape: Vec<usize>, offset: usize) -> Tensor {
-        Tensor::assemble(shape, self.0.dtype, self.0.device.clone(), self.0.storage.clone(), offset)
+        Tensor::assemble(shape, self.dtype(), self.device().clone(), self.storage.clone(), offset)
     }
 
     /// The same elements as a leaf that collects a gradient: a trainable parameter.
@@ -160,30 +169,30 @@ impl Tensor {
             return Err(Error::dtype("trainable", self.label("the tensor"), self.dtype(), "a float dtype"));
         }
         let mut t = self.detach();
-        let inner = Arc::get_mut(&mut t.0).expect("detach returns the only handle");
-        inner.requires_grad = true;
-        inner.name = self.0.name.clone();
+        let meta = Arc::get_mut(&mut t.meta).expect("detach returns the only handle");
+        meta.requires_grad = true;
+        meta.name = self.meta.name.clone();
         Ok(t)
     }
 
     /// A leaf with a name for messages. A result of an operation stays as it is: it is named after its inputs.
     pub fn named(&self, name: impl Into<String>) -> Tensor {
-        if !self.0.is_leaf {
+        if !self.meta.is_leaf {
             return self.clone();
         }
         let mut t = self.detach();
-        let inner = Arc::get_mut(&mut t.0).expect("detach returns the only handle");
-        inner.requires_grad = self.0.requires_grad;
-        inner.name = Some(name.into());
+        let meta = Arc::get_mut(&mut t.meta).expect("detach returns the only handle");
+        meta.requires_grad = self.meta.requires_grad;
+        meta.name = Some(name.into());
         t
     }
 
     /// Makes this fresh result of an operation a part of the graph (used by operations; see `ops`).
     pub(crate) fn record(mut self, node: Node) -> Tensor {
-        let inner = Arc::get_mut(&mut self.0).expect("an operation's result has one handle");
-        inner.requires_grad = true;
-        inner.is_leaf = false;
-        inner.node = Mutex::new(Some(node));
+        let meta = Arc::get_mut(&mut self.meta).expect("an operation's result has one handle");
+        meta.requires_grad = true;
+        meta.is_leaf = false;
+        meta.node = Mutex::new(Some(node));
         self
     }
 
@@ -191,17 +200,17 @@ impl Tensor {
 
     /// Sizes, outermost first.
     pub fn shape(&self) -> &[usize] {
-        &self.0.shape
+        &self.meta.shape
     }
 
     /// Number of dimensions.
     pub fn rank(&self) -> usize {
-        self.0.shape.len()
+        self.meta.shape.len()
     }
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.0.shape.iter().product()
+        self.meta.shape.iter().product()
     }
 
     /// Whether there are no elements.
@@ -216,94 +225,85 @@ impl Tensor {
 
     /// Element type.
     pub fn dtype(&self) -> DType {
-        self.0.dtype
+        self.meta.dtype
     }
 
     /// Where it lives.
     pub fn device(&self) -> &Device {
-        &self.0.device
+        &self.meta.device
     }
 
     /// Name given by [`Tensor::named`].
     pub fn name(&self) -> Option<&str> {
-        self.0.name.as_deref()
+        self.meta.name.as_deref()
     }
 
     /// Whether backward computes a gradient for it.
     pub fn requires_grad(&self) -> bool {
-        self.0.requires_grad
+        self.meta.requires_grad
     }
 
     /// A number that no other tensor has.
     pub fn id(&self) -> u64 {
-        self.0.id
+        self.meta.id
     }
 
     /// The gradient that backward left at this leaf.
     pub fn grad(&self) -> Option<Tensor> {
-        self.lock_grad().clone()
+        self.meta.lock_grad().clone()
     }
 
     /// Forgets the gradient.
     pub fn zero_grad(&self) {
-        *self.lock_grad() = None;
+        *self.meta.lock_grad() = None;
     }
 
-    pub(crate) fn lock_grad(&self) -> MutexGuard<'_, Option<Tensor>> {
-        self.0.grad.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 
     /// `name [2, 3] f32 on cpu`, for messages.
     pub fn label(&self, fallback: &str) -> String {
-        let name = self.0.name.as_deref().unwrap_or(fallback);
-        format!("{name} {:?} {} on {}", self.0.shape, self.0.dtype, self.0.device.name())
+        let name = self.meta.name.as_deref().unwrap_or(fallback);
+        format!("{name} {:?} {} on {}", self.meta.shape, self.meta.dtype, self.meta.device.name())
     }
 
     // ---- access -----------------------------------------------------------------------------------------------
 
     /// Locks the elements for reading.
     pub fn read(&self) -> Read<'_> {
-        Read { guard: self.0.storage.read().unwrap_or_else(PoisonError::into_inner), tensor: self }
+        Read { guard: self.storage.read().unwrap_or_else(PoisonError::into_inner), tensor: self }
     }
 
     /// Locks the elements for writing. Must not be called while the same thread holds a [`Read`] of the same storage.
     pub fn write(&self) -> Write<'_> {
-        Write { guard: self.0.storage.write().unwrap_or_else(PoisonError::into_inner), tensor: self }
+        Write { guard: self.storage.write().unwrap_or_else(PoisonError::into_inner), tensor: self }
     }
 
-    /// Whether this is the only handle of the only tensor on its storage, so that nobody can see it reused in place.
+    /// Whether this is the only handle on its storage, so that nobody can see it reused in place.
     pub(crate) fn owns_storage(&self) -> bool {
-        Arc::strong_count(&self.0) == 1 && Arc::strong_count(&self.0.storage) == 1
+        Arc::strong_count(&self.storage) == 1
     }
 
     /// Whether two tensors are (parts of) the same memory.
     pub(crate) fn shares_storage(&self, other: &Tensor) -> bool {
-        Arc::ptr_eq(&self.0.storage, &other.0.storage)
+        Arc::ptr_eq(&self.storage, &other.storage)
     }
 
     /// A number that two live tensors have in common only if they share their storage.
     pub(crate) fn storage_id(&self) -> usize {
-        Arc::as_ptr(&self.0.storage) as usize
+        Arc::as_ptr(&self.storage) as usize
     }
 
     /// Whether it is not the result of a recorded operation.
     pub(crate) fn is_leaf(&self) -> bool {
-        self.0.is_leaf
-    }
-
-    /// Whether this only handle and the only handle of `other` are all there is on their common storage.
-    pub(crate) fn owns_storage_with(&self, other: &Tensor) -> bool {
-        let single = |t: &Tensor| Arc::strong_count(&t.0) == 1;
-        self.shares_storage(other) && single(self) && single(other) && Arc::strong_count(&self.0.storage) == 2
+        self.meta.is_leaf
     }
 
     /// Same storage, other shape; gives up this handle, so that the result may own the storage.
     pub(crate) fn into_alias(self, shape: Vec<usize>) -> Tensor {
-        self.alias(shape, self.0.offset)
+        self.alias(shape, self.offset)
     }
 
     pub(crate) fn offset(&self) -> usize {
-        self.0.offset
+        self.offset
     }
 
     /// Bytes on the host, in a future: resolves when all work before it is done.

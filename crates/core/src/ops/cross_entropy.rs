@@ -37,13 +37,14 @@ impl Tensor {
             loss.write().out(),
             lse.write().out(),
         )?;
-        // The rule does not hold the logits: `claim` finds them in the graph, and must find no other handle.
-        Ok(loss.with_rule(&[&self], || CrossEntropy { op, targets: targets.clone(), lse }))
+        let input = self.clone();
+        Ok(loss.with_rule(&[&input], || CrossEntropy { op, logits: self, targets: targets.clone(), lse }))
     }
 }
 
 struct CrossEntropy {
     op: Op,
+    logits: Tensor,
     targets: Tensor,
     lse: Tensor,
 }
@@ -54,12 +55,13 @@ impl Rule for CrossEntropy {
     }
 
     fn backward(self: Box<Self>, gy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
-        let logits = grads.claim(0)?;
+        let Self { op, logits, targets, lse } = *self;
+        let logits = if logits.owns_storage() { logits } else { logits.copy()? };
         gy.device().backend().cross_entropy_backward(
-            &self.op,
+            &op,
             logits.write().out(),
-            self.targets.read().view(),
-            self.lse.read().view(),
+            targets.read().view(),
+            lse.read().view(),
             gy.read().view(),
         )?;
         grads.give(0, logits)
