@@ -1,5 +1,7 @@
 //! A row of the table of cases: one way to call one operation, and what must come out.
 
+use std::sync::OnceLock;
+
 use half::{bf16, f16};
 use lowrank_core::{DType, Device, Result, Tensor};
 
@@ -32,6 +34,8 @@ pub struct Case {
     pub exact: bool,
     /// Linear in each differentiable input: a difference quotient of any step is the derivative.
     pub multilinear: bool,
+    /// Elements of the result, once known.
+    len: OnceLock<usize>,
 }
 
 /// An input of a row.
@@ -77,6 +81,8 @@ pub enum Bound {
     Each(f64),
     /// This many units of the largest element.
     Largest(f64),
+    /// This many units of 1: functions that come near 0 by cancellation.
+    Absolute(f64),
 }
 
 /// A tensor input.
@@ -176,6 +182,7 @@ impl Case {
             grad_bound: None,
             exact: false,
             multilinear: false,
+            len: OnceLock::new(),
         }
     }
 
@@ -215,6 +222,16 @@ impl Case {
         self.inputs.iter().map(|i| i.draw(&mut random, integers)).collect()
     }
 
+    /// Elements of the result.
+    pub fn output_len(&self) -> usize {
+        *self.len.get_or_init(|| (self.oracle)(&self.values(false)).len())
+    }
+
+    /// Whether plain loops over it are quick enough to be run many times.
+    pub fn is_small(&self) -> bool {
+        self.inputs.iter().map(Input::len).sum::<usize>() <= 40_000
+    }
+
     /// The inputs on a device that is at a fixed step, so that dropout masks repeat.
     pub fn tensors(&self, values: &[Vec<f64>], dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
         self.inputs.iter().zip(values).map(|(i, v)| i.tensor(v, dtype, device)).collect()
@@ -247,6 +264,7 @@ impl Bound {
             Bound::Moved => vec![0.0; truth.len()],
             Bound::Product(terms) => magnitudes().iter().map(|m| (terms + 4) as f64 * unit * m.abs()).collect(),
             Bound::Each(ulps) => truth.iter().map(|y| ulps * unit * y.abs()).collect(),
+            Bound::Absolute(ulps) => vec![ulps * unit; truth.len()],
             Bound::Largest(ulps) => {
                 let largest = truth.iter().fold(0.0f64, |m, y| m.max(y.abs()));
                 vec![ulps * unit * largest; truth.len()]

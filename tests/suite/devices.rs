@@ -9,7 +9,8 @@ pub struct Target {
     pub name: String,
     /// As `Device::from_name` takes it.
     base: &'static str,
-    unfused: bool,
+    /// Without its fused operations.
+    pub unfused: bool,
 }
 
 /// Processors in the order of trials.

@@ -13,7 +13,6 @@ use crate::report::{Outcome, ensure, fail, remember, within};
 const SINGLE: usize = 64;
 /// How many directions.
 const DIRECTIONS: usize = 4;
-
 fn reference() -> Target {
     devices::all().swap_remove(0)
 }
@@ -34,14 +33,19 @@ fn moved(values: &[Vec<f64>], i: usize, direction: &[f64], step: f64) -> Values 
     values
 }
 
+/// Large rows are left to the comparison of devices with the reference, whose loops know no sizes.
+fn takes(case: &Case) -> bool {
+    case.has_grad() && case.is_small()
+}
+
 /// A trial for each operation: central differences for every element of small inputs, random directions of large ones.
 pub fn finite_differences() -> Vec<Trial> {
     cases::by_op()
         .into_iter()
-        .filter(|(_, cases)| cases.iter().any(|case| case.has_grad()))
+        .filter(|(_, cases)| cases.iter().any(|case| takes(case)))
         .map(|(op, cases)| {
             Trial::test(format!("gradient/finite-differences/{op}"), move || {
-                for case in cases.iter().filter(|case| case.has_grad()) {
+                for case in cases.iter().filter(|case| takes(case)) {
                     difference(case).map_err(|e| crate::message(&case.name(), &e))?;
                 }
                 Ok(())
@@ -58,7 +62,8 @@ fn difference(case: &Case) -> Outcome {
     let values = case.values(case.multilinear);
     let h = if case.multilinear { 1.0 } else { 1e-5 };
     let mut random = Random::of(&case.name());
-    let gy = random.vec((case.oracle)(&values).len());
+    let n = case.output_len();
+    let gy = if case.multilinear { random.small_integers(n) } else { random.vec(n) };
     let ran = case.run(&target, &device, &values, Some(&gy))?;
     for (i, input) in case.inputs.iter().enumerate().filter(|(_, input)| input.grad) {
         let Some(grad) = &ran.grads[i] else { return fail(format!("input {i} got no gradient")) };
@@ -109,12 +114,15 @@ pub fn check(case: &Case, target: &Target) -> Outcome {
 
 /// Two backward passes into the same leaves give the sum.
 pub fn accumulates(case: &Case, target: &Target) -> Outcome {
+    if !case.is_small() {
+        return Ok(());
+    }
     compare(case, target, 2)
 }
 
 fn compare(case: &Case, target: &Target, times: usize) -> Outcome {
     let values = case.values(false);
-    let gy = Random::of(&case.name()).vec((case.oracle)(&values).len());
+    let gy = Random::of(&case.name()).vec(case.output_len());
     let oracle = reference();
     let truth = case.run(&oracle, &oracle.open()?, &values, Some(&gy))?;
     let allowed = allowed(case, &values, &gy, &truth, target.unit())?;
@@ -143,10 +151,13 @@ fn compare(case: &Case, target: &Target, times: usize) -> Outcome {
 
 /// Linear in each input: with integers, `L(x + v) − L(x) = ⟨dx, v⟩` holds exactly, on every device, in its own dtype.
 pub fn large_steps(case: &Case, target: &Target) -> Outcome {
+    if target.is_reference() {
+        return Ok(()); // the finite differences of such rows are this
+    }
     let device = target.open()?;
     let values = case.values(true);
     let mut random = Random::of(&case.name());
-    let gy = random.small_integers((case.oracle)(&values).len());
+    let gy = random.small_integers(case.output_len());
     let ran = case.run(target, &device, &values, Some(&gy))?;
     let here = dot(&ran.y, &gy);
     for (i, input) in case.inputs.iter().enumerate() {

@@ -9,7 +9,14 @@ use crate::cases;
 use crate::report::{Outcome, ensure, fail};
 
 /// Files in the directory that are no operation, and what they are.
-const HELPERS: [(&str, &str); 2] = [("mod", "the list of operations"), ("check", "checks that operations share")];
+const HELPERS: [(&str, &str); 6] = [
+    ("mod", "the list of operations"),
+    ("check", "checks that operations share"),
+    ("broadcast", "shapes that binary operations share"),
+    ("unary", "what elementwise operations of one operand share"),
+    ("ids", "token numbers checked on their way to a device: an upload, nothing is computed"),
+    ("rows", "views and writes outside of the graph: no rule, tested beside the code"),
+];
 
 /// The trials of this module.
 pub fn trials() -> Vec<Trial> {

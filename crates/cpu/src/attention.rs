@@ -3,7 +3,8 @@
 //! q, y, gy `[batch, q_len, heads, dim]`, k, v `[batch, kv_len, kv_heads, dim]`, lse `[batch, heads, q_len]`. Forward: one
 //! task per (sequence, head, block). Backward: one task per (sequence, key/value head), which adds up the query heads and
 //! blocks it serves in their order, so dk and dv need no atomics; probabilities are recomputed from lse (Dao et al.
-//! 2022). Of later keys only those in the same block are multiplied, with weight 0.
+//! 2022). Of later keys only those in the same block are multiplied, with weight 0 (so that NaN in one
+//! of their values shows in the block).
 
 use lowrank_backend::{Attention, Error, In, Mode, Out, Result, Slot};
 
@@ -133,7 +134,7 @@ pub(crate) fn attention_forward(
                 lse[i] = (f64::from(max) + sum.ln()) as f32;
             }
             if q_len <= FEW {
-                few_rows(p, visible, v, s.kv_start(b, h / s.group), s.kv_stride, &mut out);
+                few_rows(&s, p.chunks_exact(visible), &v[s.kv_start(b, h / s.group)..], &mut out);
             } else {
                 Product::new(q_len, visible, Operand::f32(p, visible), values).tile(0, 0, Mode::Set, &mut out);
             }
@@ -143,17 +144,14 @@ pub(crate) fn attention_forward(
     Ok(())
 }
 
-/// `y = P V` row by row.
-fn few_rows(p: &[f32], keys: usize, v: &[f32], start: usize, stride: usize, y: &mut Tile<'_>) {
+/// `y = P V` row by row, for an operation of one block; v from its head on.
+fn few_rows<'a>(s: &Sizes, p: impl Iterator<Item = &'a [f32]>, v: &[f32], y: &mut Tile<'_>) {
     let dim = y.cols();
-    for (i, p) in p.chunks_exact(keys).enumerate() {
+    for (i, p) in p.enumerate() {
         let y = y.row(i);
         y.fill(0.0);
-        for (j, &p) in p.iter().enumerate() {
-            // A hidden key's value must not count, whatever it is.
-            if p != 0.0 {
-                simd::axpy(p, &v[start + j * stride..][..dim], y);
-            }
+        for (j, &p) in p[..s.keys(i)].iter().enumerate() {
+            simd::axpy(p, &v[j * s.kv_stride..][..dim], y);
         }
     }
 }
@@ -228,14 +226,22 @@ pub(crate) fn attention_backward(
                 if let Some((dv, _)) = &dv {
                     // SAFETY: one key/value head per task.
                     let mut tile = unsafe { dv.tile(s.kv_start(b, kv), visible, dim, s.kv_stride) };
-                    Product::new(visible, count, Operand::f32(p, visible).t(), gradients)
-                        .tile(0, 0, Mode::Add, &mut tile);
+                    Product::new(visible, count, Operand::f32(p, visible).t(), gradients).tile(
+                        0,
+                        0,
+                        Mode::Add,
+                        &mut tile,
+                    );
                 }
                 if dq.is_none() && dk.is_none() {
                     return;
                 }
-                Product::new(q_len, dim, gradients, values.t())
-                    .tile(0, 0, Mode::Set, &mut Tile::new(ds, count, visible));
+                Product::new(q_len, dim, gradients, values.t()).tile(
+                    0,
+                    0,
+                    Mode::Set,
+                    &mut Tile::new(ds, count, visible),
+                );
                 for (i, (row, p)) in ds.chunks_exact_mut(visible).zip(p.chunks_exact(visible)).enumerate() {
                     let at = start + i * s.q_stride;
                     let delta = simd::dot(&gy[at..at + dim], &y[at..at + dim]);

@@ -140,9 +140,7 @@ impl<'a> Product<'a> {
                 let (rsc, pc) = (c.stride() as isize, c.as_mut_ptr());
                 // SAFETY: a and b are slices that hold the blocks by their strides, c a tile of m×n to write.
                 unsafe {
-                    matrixmultiply::sgemm(
-                        m, k, n, 1.0, a.as_ptr(), rsa, csa, b.as_ptr(), rsb, csb, beta, pc, rsc, 1,
-                    );
+                    matrixmultiply::sgemm(m, k, n, 1.0, a.as_ptr(), rsa, csa, b.as_ptr(), rsb, csb, beta, pc, rsc, 1);
                 }
             }
         });
@@ -196,7 +194,12 @@ impl Grid {
     }
 
     /// Runs `f(matrix, i0, j0, tile of c)` for every tile, in parallel if `flops` are worth it.
-    pub(crate) fn run(&self, flops: usize, c: &mut [f32], f: impl Fn(usize, usize, usize, &mut Tile<'_>) + Sync + Send) {
+    pub(crate) fn run(
+        &self,
+        flops: usize,
+        c: &mut [f32],
+        f: impl Fn(usize, usize, usize, &mut Tile<'_>) + Sync + Send,
+    ) {
         let (rows, cols) = (self.m.div_ceil(self.tile_m), self.n.div_ceil(self.tile_n));
         let c = Shared::new(c);
         tasks(self.tiles(), flops / 8, |task| {
@@ -217,14 +220,7 @@ pub(crate) fn flops(sizes: [usize; 3]) -> usize {
 }
 
 /// `c [m,n] (+)= alpha a b`, contiguous.
-pub(crate) fn multiply(
-    [m, n, k]: [usize; 3],
-    a: Operand<'_>,
-    b: Operand<'_>,
-    alpha: f32,
-    mode: Mode,
-    c: &mut [f32],
-) {
+pub(crate) fn multiply([m, n, k]: [usize; 3], a: Operand<'_>, b: Operand<'_>, alpha: f32, mode: Mode, c: &mut [f32]) {
     let product = Product::new(m, k, a, b);
     Grid::new(1, m, n).run(flops([m, n, k]), c, |_, i0, j0, tile| scaled_tile(&product, i0, j0, alpha, mode, tile));
 }

@@ -14,12 +14,7 @@ use crate::simd;
 use crate::view::{f32s, f32s_mut, floats, precision, volume};
 
 /// See [`LoraEmbedding`].
-pub(crate) fn lora_embedding_forward(
-    pool: &Arc<Pool>,
-    op: &LoraEmbedding<'_>,
-    y: Out<'_>,
-    h: Out<'_>,
-) -> Result<()> {
+pub(crate) fn lora_embedding_forward(pool: &Arc<Pool>, op: &LoraEmbedding<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
     const OP: &str = "lora_embedding_forward";
     let &LoraEmbedding { vocab, dim, count, r, scale, .. } = op;
     precision(OP, op.precision)?;

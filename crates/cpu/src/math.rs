@@ -55,15 +55,6 @@ pub(crate) fn silu_grad<const FMA: bool>(x: f32) -> f32 {
     s * fma::<FMA>(x, 1.0 - s, 1.0)
 }
 
-kernel! {
-    /// `y = eˣ`.
-    fn exp_into[FMA](x: &[f32], y: &mut [f32]) {
-        for (y, x) in y.iter_mut().zip(x) {
-            *y = exp::<FMA>(*x);
-        }
-    }
-}
-
 /// Elements after which a sum of exponentials is carried on in f64.
 const BLOCK: usize = 2048;
 
@@ -114,6 +105,15 @@ kernel! {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    kernel! {
+        /// `y = eˣ`.
+        fn exp_into[FMA](x: &[f32], y: &mut [f32]) {
+            for (y, x) in y.iter_mut().zip(x) {
+                *y = exp::<FMA>(*x);
+            }
+        }
+    }
 
     fn exp32(x: f32) -> f32 {
         let mut y = [0.0];

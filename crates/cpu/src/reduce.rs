@@ -58,7 +58,13 @@ fn row(op: Reduce, x: Floats<'_>, start: usize, len: usize, parallel: bool) -> f
     let blocks = len.div_ceil(BLOCK);
     let combine = |a: f64, b: f64| match op {
         Reduce::Sum => a + b,
-        Reduce::Max => if b.is_nan() || b > a { b } else { a },
+        Reduce::Max => {
+            if b.is_nan() || b > a {
+                b
+            } else {
+                a
+            }
+        }
     };
     let zero = if op == Reduce::Sum { 0.0 } else { f64::NEG_INFINITY };
     if parallel && blocks > 16 {
@@ -83,7 +89,13 @@ fn columns(op: Reduce, [outer, len, inner]: [usize; 3], x: Floats<'_>, y: &mut [
                 let value = f64::from(value);
                 *total = match op {
                     Reduce::Sum => *total + value,
-                    Reduce::Max => if value.is_nan() || value > *total { value } else { *total },
+                    Reduce::Max => {
+                        if value.is_nan() || value > *total {
+                            value
+                        } else {
+                            *total
+                        }
+                    }
                 };
             }
         }

@@ -4,7 +4,7 @@ use std::any::Any;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use lowrank_backend::{Buffer, DType, Element, Error, In, Mode, Out, Precision, Result};
+use lowrank_backend::{DType, Element, Error, In, Mode, Out, Precision, Result};
 
 use crate::NAME;
 use crate::buffer::CpuBuffer;
@@ -213,6 +213,8 @@ impl FloatsMut<'_> {
 mod tests {
     use std::sync::Arc;
 
+    use lowrank_backend::Buffer;
+
     use super::*;
     use crate::buffer::Pool;
 
@@ -242,7 +244,8 @@ mod tests {
     #[test]
     fn conversions_round_to_nearest_even() {
         let mut y = [bf16::ZERO; 3];
-        FloatsMut::BF16(&mut y).write(Mode::Set, |v| v.copy_from_slice(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::NAN]));
+        FloatsMut::BF16(&mut y)
+            .write(Mode::Set, |v| v.copy_from_slice(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, f32::NAN]));
         assert_eq!([y[0].to_f32(), y[1].to_f32()], [1.0, 1.0 + 4.0 / 256.0]);
         assert!(y[2].is_nan());
         FloatsMut::BF16(&mut y[..1]).write(Mode::Add, |v| v[0] = 2.0);

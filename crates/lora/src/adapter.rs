@@ -82,7 +82,7 @@ impl Adapter {
                 Bias::All => !whole,
                 Bias::LoraOnly => self.layers.contains_key(m.name()),
             };
-            let mut copy = |key: String, t: &Tensor| -> Result<Tensor> {
+            let copy = |key: String, t: &Tensor| -> Result<Tensor> {
                 Ok(Tensor::from_f64(&t.to_f64()?, t.shape(), host.dtype(), host.device())?.named(key).trainable()?)
             };
             let mut all = || -> Result<()> {
@@ -137,7 +137,9 @@ impl Adapter {
 /// The name becomes a directory and a part of keys.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     if name.is_empty() || name.contains(['/', '\\', '.']) || name.chars().any(char::is_control) {
-        return Err(Error::adapter(format!("`{name}` is no name for an adapter: no dots, slashes or control characters")));
+        return Err(Error::adapter(format!(
+            "`{name}` is no name for an adapter: no dots, slashes or control characters"
+        )));
     }
     Ok(())
 }

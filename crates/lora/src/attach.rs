@@ -41,7 +41,8 @@ pub(crate) fn is_merged(host: &dyn Host) -> bool {
 
 fn check(host: &dyn Host, adapter: &Adapter) -> Result<()> {
     let infos: BTreeMap<String, Info> = infos(host).into_iter().map(|m| (m.name.clone(), m)).collect();
-    let refuse = |what: &str, detail: String| Err(Error::adapter(format!("adapter {}: {what}: {detail}", adapter.name)));
+    let refuse =
+        |what: &str, detail: String| Err(Error::adapter(format!("adapter {}: {what}: {detail}", adapter.name)));
     let fits = |what: &str, role: &str, t: &Tensor, shape: &[usize]| {
         if t.shape() != shape {
             return refuse(what, format!("{role} has shape {:?}, the layer needs {shape:?}", t.shape()));
@@ -55,7 +56,7 @@ fn check(host: &dyn Host, adapter: &Adapter) -> Result<()> {
         let Some(m) = infos.get(name) else { return refuse(name, "the model has no such layer".into()) };
         let shapes = if m.kind == pair.kind && m.kind != Kind::Norm { m.pair(pair.rank) } else { None };
         let Some((a, b)) = shapes else {
-            return refuse(name, format!("the model's layer is a {}, the adapter's a {}", m.kind, pair.kind));
+            return refuse(name, format!("the layer's kind is {}, the adapter's {}", m.kind, pair.kind));
         };
         fits(name, "A", &pair.a, &a)?;
         fits(name, "B", &pair.b, &b)?;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
+use crate::targets::Lookup;
 use crate::{Error, Result};
 
 /// Largest rank that is accepted: far above any use, low enough that a slip of the pen is an error, not an allocation.
@@ -98,6 +99,13 @@ impl LoraConfig {
             return Err(Error::config("exclude_modules", "takes names or a regular expression, not all-linear"));
         }
         Ok(())
+    }
+
+    /// Rank and α of a layer, by its name in the model: those of the first pattern that matches, else `r` and `alpha`.
+    pub fn rank_and_alpha(&self, layer: &str) -> Result<(usize, f64)> {
+        let rank = Lookup::new("rank_pattern", &self.rank_pattern)?.get(layer);
+        let alpha = Lookup::new("alpha_pattern", &self.alpha_pattern)?.get(layer);
+        Ok((rank.unwrap_or(self.r), alpha.unwrap_or(self.alpha)))
     }
 
     /// s for a layer of this rank and α: α/r, or α/√r with rsLoRA.

@@ -20,8 +20,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 
 fn write_with(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> Result<()> {
     let temporary = beside(path).map_err(|e| io_error(path, e))?;
-    let mut file =
-        OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(|e| io_error(path, e))?;
+    let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(|e| io_error(path, e))?;
     let written = write(&mut file).and_then(|()| file.sync_all());
     drop(file);
     written.and_then(|()| fs::rename(&temporary, path)).map_err(|e| {

@@ -55,8 +55,7 @@ fn merged_weight(m: Module<'_>) -> Result<Tensor> {
         (Some(pair), _) => with_scalar!(dtype, T => add_product::<T>(base, pair)),
         (None, Some(copy)) if copy.dtype() == dtype => return Ok(copy.detach().named(name)),
         (None, Some(copy)) => with_scalar!(dtype, T => {
-            copy.to_f64().map(|x| x.into_iter().map(T::round).collect::<Vec<_>>()).map_err(crate::Error::from)
-                .and_then(|x| finished(base, x))
+            finished(base, copy.to_f64()?.into_iter().map(T::narrow).collect())
         }),
         (None, None) => return Ok(base.clone()),
     };
@@ -96,7 +95,7 @@ fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank) -> Result<Tensor> {
             }
         }
         for (w, s) in row.iter_mut().zip(&sum) {
-            *w = T::round(w.wide() + pair.scale * s);
+            *w = T::narrow(w.wide() + pair.scale * s);
         }
     }
     finished(w, out)

@@ -82,6 +82,9 @@ mod tests {
     fn prints_as_one_line() {
         let r = Report { trainable: 61_440, total: 914_048, bytes: 245_760, matched: Vec::new() };
         assert_eq!(r.to_string(), "trainable 61,440 of 914,048 (6.72 %), 240.0 KiB");
-        assert_eq!((grouped(7), grouped(1000), size(12), size(3 << 20)), ("7".into(), "1,000".into(), "12 B".into(), "3.0 MiB".into()));
+        assert_eq!(
+            (grouped(7), grouped(1000), size(12), size(3 << 20)),
+            ("7".into(), "1,000".into(), "12 B".into(), "3.0 MiB".into())
+        );
     }
 }

@@ -10,14 +10,14 @@ pub(crate) trait Scalar: lowrank_core::Element + Copy {
     /// Exact.
     fn wide(self) -> f64;
     /// Rounded once, to nearest even.
-    fn round(x: f64) -> Self;
+    fn narrow(x: f64) -> Self;
 }
 
 impl Scalar for f64 {
     fn wide(self) -> f64 {
         self
     }
-    fn round(x: f64) -> Self {
+    fn narrow(x: f64) -> Self {
         x
     }
 }
@@ -26,7 +26,7 @@ impl Scalar for f32 {
     fn wide(self) -> f64 {
         f64::from(self)
     }
-    fn round(x: f64) -> Self {
+    fn narrow(x: f64) -> Self {
         x as f32
     }
 }
@@ -35,7 +35,7 @@ impl Scalar for bf16 {
     fn wide(self) -> f64 {
         f64::from(self.to_f32())
     }
-    fn round(x: f64) -> Self {
+    fn narrow(x: f64) -> Self {
         bf16::from_f32(to_odd(x))
     }
 }
@@ -44,7 +44,7 @@ impl Scalar for f16 {
     fn wide(self) -> f64 {
         f64::from(self.to_f32())
     }
-    fn round(x: f64) -> Self {
+    fn narrow(x: f64) -> Self {
         f16::from_f32(to_odd(x))
     }
 }
@@ -102,7 +102,7 @@ pub(crate) fn element(bytes: &[u8], dtype: DType, i: usize) -> f64 {
 
 /// x after a round trip through `dtype`, a float.
 pub(crate) fn rounded(x: f64, dtype: DType) -> f64 {
-    with_scalar!(dtype, T => T::round(x).wide()).unwrap_or(f64::NAN)
+    with_scalar!(dtype, T => T::narrow(x).wide()).unwrap_or(f64::NAN)
 }
 
 #[cfg(test)]
@@ -113,12 +113,12 @@ mod tests {
     #[test]
     fn narrow_types_round_once() {
         let half = 1.0 + 2f64.powi(-11);
-        assert_eq!(f16::round(half).wide(), 1.0);
-        assert_eq!(f16::round(half + 2f64.powi(-40)).wide(), 1.0 + 2f64.powi(-10));
-        assert_eq!(f16::round(-(half + 2f64.powi(-40))).wide(), -1.0 - 2f64.powi(-10));
+        assert_eq!(f16::narrow(half).wide(), 1.0);
+        assert_eq!(f16::narrow(half + 2f64.powi(-40)).wide(), 1.0 + 2f64.powi(-10));
+        assert_eq!(f16::narrow(-(half + 2f64.powi(-40))).wide(), -1.0 - 2f64.powi(-10));
         let half = 1.0 + 2f64.powi(-8);
-        assert_eq!(bf16::round(half).wide(), 1.0);
-        assert_eq!(bf16::round(half + 2f64.powi(-40)).wide(), 1.0 + 2f64.powi(-7));
-        assert_eq!(bf16::round(1.0 + 3.0 * 2f64.powi(-8) - 2f64.powi(-40)).wide(), 1.0 + 2f64.powi(-7));
+        assert_eq!(bf16::narrow(half).wide(), 1.0);
+        assert_eq!(bf16::narrow(half + 2f64.powi(-40)).wide(), 1.0 + 2f64.powi(-7));
+        assert_eq!(bf16::narrow(1.0 + 3.0 * 2f64.powi(-8) - 2f64.powi(-40)).wide(), 1.0 + 2f64.powi(-7));
     }
 }

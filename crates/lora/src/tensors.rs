@@ -124,7 +124,9 @@ impl<'a> TensorFile<'a> {
         } else {
             with_scalar!(source, S => with_scalar!(dtype, D => self.convert::<S, D>(name, entry.bytes, shape, device)))
                 .flatten()
-                .unwrap_or_else(|| Err(self.bad(name, format!("cannot be loaded as {dtype}, which is no float type"))))?
+                .unwrap_or_else(
+                    || Err(self.bad(name, format!("cannot be loaded as {dtype}, which is no float type"))),
+                )?
         };
         Ok(tensor.named(name))
     }
@@ -147,7 +149,7 @@ impl<'a> TensorFile<'a> {
         let mut out: Vec<D> = Vec::with_capacity(bytes.len() / size_of::<S>());
         for (i, chunk) in bytes.chunks_exact(size_of::<S>()).enumerate() {
             let x = bytemuck::pod_read_unaligned::<S>(chunk).wide();
-            let y = D::round(x);
+            let y = D::narrow(x);
             if !y.wide().is_finite() {
                 let why = if x.is_finite() { format!(", beyond the range of {}", D::DTYPE) } else { String::new() };
                 return Err(self.bad(name, format!("element {i} is {x}{why}")));

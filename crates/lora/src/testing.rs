@@ -32,10 +32,7 @@ impl Tiny {
                 let q = format!("model.layers.{i}.self_attn.q_proj");
                 let v = format!("model.layers.{i}.self_attn.v_proj");
                 let bias = random(&[4], DType::F32);
-                [
-                    Linear::new(q, random(&[DIM, DIM], dtype), None),
-                    Linear::new(v, random(&[4, DIM], dtype), Some(bias)),
-                ]
+                [Linear::new(q, random(&[DIM, DIM], dtype), None), Linear::new(v, random(&[4, DIM], dtype), Some(bias))]
             })
             .collect();
         let norm = Norm::new("model.norm", random(&[DIM], DType::F32), None, 1e-5);

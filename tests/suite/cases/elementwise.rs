@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use lowrank_core::{DType, Result, Tensor};
 
-use crate::case::Bound::{Each, Largest, Moved, Product};
+use crate::case::Bound::{Absolute, Each, Largest, Moved, Product};
 use crate::case::{Case, Input, Kind, float};
 use crate::oracle;
 
@@ -92,12 +92,12 @@ pub fn rows() -> Vec<Case> {
     rows.extend(unary("log", "", Positive, Tensor::log, f64::ln, |c| c.bound(Largest(8.0)).grad_bound(Each(4.0))));
     rows.extend(unary("sqrt", "", Positive, Tensor::sqrt, f64::sqrt, |c| c.bound(Each(2.0)).grad_bound(Each(6.0))));
     rows.extend(unary("square", "", Wide, Tensor::square, |x| x * x, |c| c.bound(Each(1.0)).grad_bound(Each(3.0)).exact()));
-    rows.extend(unary("tanh", "", Wide, Tensor::tanh, f64::tanh, |c| c.bound(Each(8.0)).grad_bound(Largest(16.0))));
+    rows.extend(unary("tanh", "", Wide, Tensor::tanh, f64::tanh, |c| c.bound(Each(8.0)).grad_bound(Absolute(16.0))));
     rows.extend(unary("relu", "", OffZero, Tensor::relu, |x| x.max(0.0), Case::exact));
-    rows.extend(unary("silu", "", Wide, Tensor::silu, |x| x * oracle::sigmoid(x), |c| c.bound(Each(12.0)).grad_bound(Largest(16.0))));
-    rows.extend(unary("gelu", "erf ", Wide, Tensor::gelu, oracle::gelu, |c| c.bound(Largest(8.0)).grad_bound(Largest(16.0))));
+    rows.extend(unary("silu", "", Wide, Tensor::silu, |x| x * oracle::sigmoid(x), |c| c.bound(Each(12.0)).grad_bound(Absolute(16.0))));
+    rows.extend(unary("gelu", "erf ", Wide, Tensor::gelu, oracle::gelu, |c| c.bound(Absolute(32.0)).grad_bound(Absolute(32.0))));
     rows.extend(unary("gelu", "tanh ", Wide, Tensor::gelu_tanh, oracle::gelu_tanh, |c| {
-        c.bound(Largest(8.0)).grad_bound(Largest(16.0))
+        c.bound(Absolute(24.0)).grad_bound(Absolute(48.0))
     }));
     rows.extend(SHAPES.map(|shape| {
         let inputs = vec![float(shape).of(Wide), float(shape)];

@@ -7,7 +7,7 @@ use crate::case::{Case, Input, float, ids, stored};
 use crate::oracle;
 
 /// (m, n, k): one, primes, and one off either side of what a kernel would tile by.
-const SIZES: [[usize; 3]; 9] = [
+const SIZES: [[usize; 3]; 10] = [
     [1, 1, 1],
     [2, 3, 5],
     [1, 129, 127],
@@ -17,10 +17,11 @@ const SIZES: [[usize; 3]; 9] = [
     [128, 128, 128],
     [129, 127, 130],
     [65, 257, 300],
+    [260, 515, 1100],
 ];
 
 /// (m, n, k, r), some with r above min(n, k).
-const LOW_RANK: [[usize; 4]; 10] = [
+const LOW_RANK: [[usize; 4]; 11] = [
     [1, 1, 1, 1],
     [2, 3, 5, 3],
     [5, 3, 7, 16],
@@ -31,6 +32,7 @@ const LOW_RANK: [[usize; 4]; 10] = [
     [127, 129, 65, 3],
     [129, 128, 127, 16],
     [130, 257, 300, 8],
+    [260, 515, 1100, 16],
 ];
 
 /// The base weight of a linear layer.

@@ -80,6 +80,7 @@ pub fn rows() -> Vec<Case> {
         attention(sizes(1, 1, 33, 4, 2, 16), true, None, all),
         attention(sizes(1, 65, 65, 2, 1, 32), true, None, all),
         attention(sizes(1, 129, 129, 2, 2, 16), true, None, all),
+        attention(sizes(2, 200, 200, 4, 2, 24), true, None, all),
         attention(sizes(1, 31, 64, 1, 1, 64), false, None, all),
         attention(sizes(1, 6, 6, 2, 1, 4), true, None, [true, false, false]),
         attention(sizes(1, 6, 6, 2, 1, 4), true, None, [false, true, false]),

@@ -169,8 +169,9 @@ pub(super) fn render(config: &LoraConfig, base: Option<&str>) -> Result<String> 
     put("alpha_pattern", json!(alphas));
     put("target_modules", names(&config.targets));
     put("exclude_modules", config.exclude.as_ref().map_or(Value::Null, names));
-    put("layers_to_transform", json!(config.layers_to_transform));
-    put("layers_pattern", json!(config.layers_pattern));
+    // PEFT refuses even empty ones beside a regular expression.
+    put("layers_to_transform", json!(config.layers_to_transform.as_ref().filter(|l| !l.is_empty())));
+    put("layers_pattern", json!(config.layers_pattern.as_ref().filter(|l| !l.is_empty())));
     let saved = &config.modules_to_save;
     put("modules_to_save", if saved.is_empty() { Value::Null } else { json!(saved) });
     if let Some(base) = base {

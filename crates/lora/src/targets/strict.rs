@@ -67,7 +67,11 @@ pub(super) fn everything_matches(
             }
         }
         _ if selection.targeted.is_empty() => {
-            return nothing("target_modules", &config.targets.to_string(), "module that is not excluded or saved whole");
+            return nothing(
+                "target_modules",
+                &config.targets.to_string(),
+                "module that is not excluded or saved whole",
+            );
         }
         _ => {}
     }
@@ -91,7 +95,8 @@ fn layers(matcher: &Matcher, infos: &[Info]) -> Result<()> {
     for number in &layers.numbers {
         if !found.contains(number) {
             let have = join(found.iter().map(usize::to_string));
-            let detail = format!("layers_to_transform: no target in layer {number}; there are targets in layers {have}");
+            let detail =
+                format!("layers_to_transform: no target in layer {number}; there are targets in layers {have}");
             return Err(Error::targets(detail));
         }
     }

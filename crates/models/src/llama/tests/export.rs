@@ -55,7 +55,8 @@ fn a_merged_head_is_written() {
 
     unmerge(&mut model).unwrap();
     assert!(model.is_tied());
-    assert_eq!(model.parameter_count(), shapes(model.config()).iter().map(|(_, s)| s.iter().product::<usize>()).sum());
+    let sum: usize = shapes(model.config()).iter().map(|(_, s)| s.iter().product::<usize>()).sum();
+    assert_eq!(model.parameter_count(), sum);
     let value: Value = serde_json::from_str(&model.config_json_for_state().unwrap()).unwrap();
     assert_eq!(value["tie_word_embeddings"], json!(true));
 }
