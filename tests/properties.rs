@@ -183,7 +183,7 @@ fn load_adapter(config: &str, tensors: &[u8]) -> Result<(), TestCaseError> {
     }
 }
 
-fn encode(text: &str) -> lowrank_lora::Result<Vec<u32>> {
+fn encode(text: &str, _special: bool) -> lowrank_lora::Result<Vec<u32>> {
     Ok(text.bytes().map(u32::from).collect())
 }
 

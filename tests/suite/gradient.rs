@@ -41,7 +41,7 @@ fn takes(case: &Case) -> bool {
 /// A trial for each operation: central differences for every element of small inputs, random directions of large ones.
 pub fn finite_differences() -> Vec<Trial> {
     cases::by_op()
-        .into_iter()
+        .iter()
         .filter(|(_, cases)| cases.iter().any(|case| takes(case)))
         .map(|(op, cases)| {
             Trial::test(format!("gradient/finite-differences/{op}"), move || {

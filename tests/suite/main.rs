@@ -24,8 +24,6 @@ mod report;
 mod rounding;
 mod table;
 
-use std::sync::Arc;
-
 use case::Case;
 use devices::Target;
 use libtest_mimic::{Arguments, Trial};
@@ -81,7 +79,7 @@ fn over_table(target: &Target) -> Vec<Trial> {
             continue;
         }
         for (op, cases) in cases::by_op() {
-            let cases: Vec<Arc<Case>> = cases.into_iter().filter(|case| takes(case)).collect();
+            let cases: Vec<&'static Case> = cases.iter().filter(|case| takes(case)).collect();
             if cases.is_empty() {
                 continue;
             }

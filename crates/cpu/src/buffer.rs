@@ -221,7 +221,7 @@ mod tests {
     fn classes_hold_what_is_asked_with_little_waste() {
         for bytes in (0..5000).chain([1 << 20, (1 << 20) + 1, 3 << 30]) {
             let c = class(bytes).unwrap();
-            assert!(c >= bytes && c % ALIGN == 0 && c <= bytes + bytes / 4 + ALIGN, "{bytes} {c}");
+            assert!(c >= bytes && c.is_multiple_of(ALIGN) && c <= bytes + bytes / 4 + ALIGN, "{bytes} {c}");
         }
         assert_eq!(class(usize::MAX), None);
     }

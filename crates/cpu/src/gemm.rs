@@ -179,7 +179,7 @@ impl Grid {
     /// Tiles as large as useful, smaller where there would be few.
     pub(crate) fn new(batch: usize, m: usize, n: usize) -> Self {
         let mut grid = Grid { batch, m, n, tile_m: TILE_M, tile_n: TILE_N };
-        while grid.tiles() < 32 && (grid.tile_m > 32 || grid.tile_n > 64) {
+        while grid.tiles() < 16 && (grid.tile_m > 32 || grid.tile_n > 64) {
             if grid.tile_m > 32 && m > 32 || grid.tile_n <= 64 {
                 grid.tile_m /= 2;
             } else {

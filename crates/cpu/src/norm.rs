@@ -16,7 +16,7 @@ fn elements(name: &'static str, op: &Norm) -> Result<usize> {
     volume(name, &[op.rows, op.cols])
 }
 
-fn sliced<'a>(x: &'a [f32], start: usize, i: usize, cols: usize) -> (usize, &'a [f32]) {
+fn sliced(x: &[f32], start: usize, i: usize, cols: usize) -> (usize, &[f32]) {
     let at = start + i * cols;
     (at / cols, &x[at..at + cols])
 }

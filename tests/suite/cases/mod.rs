@@ -11,12 +11,12 @@ mod rowwise;
 mod sequence;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::LazyLock;
 
 use crate::case::Case;
 
 /// Every row.
-pub fn all() -> Vec<Case> {
+fn all() -> Vec<Case> {
     let mut rows = elementwise::rows();
     rows.extend(reductions::rows());
     rows.extend(moving::rows());
@@ -27,10 +27,13 @@ pub fn all() -> Vec<Case> {
 }
 
 /// Every row, by operation.
-pub fn by_op() -> BTreeMap<&'static str, Vec<Arc<Case>>> {
-    let mut by_op: BTreeMap<_, Vec<_>> = BTreeMap::new();
-    for case in all() {
-        by_op.entry(case.op).or_default().push(Arc::new(case));
-    }
-    by_op
+pub fn by_op() -> &'static BTreeMap<&'static str, Vec<Case>> {
+    static ROWS: LazyLock<BTreeMap<&'static str, Vec<Case>>> = LazyLock::new(|| {
+        let mut by_op: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for case in all() {
+            by_op.entry(case.op).or_default().push(case);
+        }
+        by_op
+    });
+    &ROWS
 }

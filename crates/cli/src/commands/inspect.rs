@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lowrank_core::{DType, Device, Tensor};
-use lowrank_lora::{Host, LoraConfig, TensorFile, files, peft};
+use lowrank_lora::{LoraConfig, TensorFile, files, peft};
 use lowrank_models::Llama;
 
 use crate::base::Base;

@@ -67,7 +67,7 @@ impl LlamaConfig {
         let hidden_size = f.size("hidden_size", None, 1 << 17)?;
         let num_attention_heads = f.size("num_attention_heads", None, 1 << 12)?;
         let num_key_value_heads = f.size("num_key_value_heads", Some(num_attention_heads), 1 << 12)?;
-        if num_attention_heads % num_key_value_heads != 0 {
+        if !num_attention_heads.is_multiple_of(num_key_value_heads) {
             let detail = format!("{num_key_value_heads} does not divide num_attention_heads = {num_attention_heads}");
             return Err(f.error("num_key_value_heads", detail));
         }
@@ -116,12 +116,12 @@ impl LlamaConfig {
 }
 
 fn head_dim(f: &Fields<'_>, hidden: usize, heads: usize) -> Result<usize> {
-    if f.get("head_dim").is_none() && hidden % heads != 0 {
+    if f.get("head_dim").is_none() && !hidden.is_multiple_of(heads) {
         let detail = format!("is missing, and hidden_size = {hidden} is no multiple of num_attention_heads = {heads}");
         return Err(f.error("head_dim", detail));
     }
     let dim = f.size("head_dim", Some(hidden / heads), 1 << 12)?;
-    if dim % 2 != 0 {
+    if !dim.is_multiple_of(2) {
         return Err(f.error("head_dim", format!("{dim} is odd; rotary embeddings need an even one")));
     }
     Ok(dim)

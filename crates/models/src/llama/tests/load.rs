@@ -9,8 +9,10 @@ use serde_json::{Value, json};
 
 use super::{Llama, config_json, tensors};
 
+type Tensors = Vec<(String, Tensor)>;
+
 /// A directory with a configuration and its tensors, changed by `edit`, in files of at most `per_file` tensors.
-fn directory(changes: Value, dtype: DType, per_file: usize, edit: impl FnOnce(&mut Vec<(String, Tensor)>)) -> Dir {
+fn directory(changes: Value, dtype: DType, per_file: usize, edit: impl FnOnce(&mut Tensors)) -> Dir {
     let device = Device::reference().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let config = config_json(changes);
@@ -99,7 +101,7 @@ fn dtypes() {
 fn wrong_tensors_are_named() {
     let q = "model.layers.1.self_attn.q_proj.weight";
     let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::reference().unwrap()).unwrap();
-    let edit = |f: &dyn Fn(&mut Vec<(String, Tensor)>)| directory(json!({}), DType::F32, 100, |all| f(all));
+    let edit = |f: &dyn Fn(&mut Tensors)| directory(json!({}), DType::F32, 100, |all| f(all));
 
     edit(&|all| all.retain(|(name, _)| name != q)).refused(&["model.safetensors", q, "missing"]);
     edit(&|all| all.iter_mut().find(|(name, _)| name == q).unwrap().1 = zeros(&[8, 7])).refused(&[
@@ -119,7 +121,7 @@ fn wrong_tensors_are_named() {
 
 #[test]
 fn a_tied_models_own_head_is_ignored_and_an_untied_one_is_required() {
-    let head = |all: &mut Vec<(String, Tensor)>| {
+    let head = |all: &mut Tensors| {
         let zeros = Tensor::zeros(&[11, 8], DType::F32, &Device::reference().unwrap()).unwrap();
         all.push(("lm_head.weight".into(), zeros));
     };
