@@ -127,7 +127,7 @@ impl Candidate {
 
     /// Gradients start anew, so that every pass does the same work.
     fn prepare(&self) -> Result<Tensor> {
-        [&self.x, &self.a, &self.b].map(Tensor::zero_grad);
+        [&self.x, &self.a, &self.b].into_iter().for_each(Tensor::zero_grad);
         self.forward()
     }
 
@@ -156,7 +156,20 @@ impl Candidate {
         // SAFETY: x is [m,k], w is [n,k] read transposed, product is [m,n]; all strides stay inside these lengths.
         unsafe {
             matrixmultiply::sgemm(
-                m, k, n, 1.0, x.as_ptr(), inner, cols, w.as_ptr(), cols, inner, 0.0, self.product.as_mut_ptr(), rows, cols,
+                m,
+                k,
+                n,
+                1.0,
+                x.as_ptr(),
+                inner,
+                cols,
+                w.as_ptr(),
+                cols,
+                inner,
+                0.0,
+                self.product.as_mut_ptr(),
+                rows,
+                cols,
             );
         }
         black_box(&self.product);
@@ -171,8 +184,25 @@ impl Candidate {
         // SAFETY: x is [m,k], w is [n,k] read transposed, product is [m,n]; all strides stay inside these lengths.
         unsafe {
             gemm::gemm(
-                m, n, k, self.product.as_mut_ptr(), cols, rows, false, x.as_ptr(), cols, inner, w.as_ptr(), inner, cols,
-                0.0, 1.0, false, false, false, threads,
+                m,
+                n,
+                k,
+                self.product.as_mut_ptr(),
+                cols,
+                rows,
+                false,
+                x.as_ptr(),
+                cols,
+                inner,
+                w.as_ptr(),
+                inner,
+                cols,
+                0.0,
+                1.0,
+                false,
+                false,
+                false,
+                threads,
             );
         }
         black_box(&self.product);

@@ -5,7 +5,7 @@ use lowrank_core::{Device, Tensor};
 use lowrank_lora::{Adapter, Init, LoraConfig, attach};
 
 use crate::case::Case;
-use crate::devices::Target;
+use crate::devices::{Checks, Target};
 use crate::random::Random;
 use crate::report::{Outcome, same_bits};
 
@@ -39,28 +39,28 @@ pub fn check(case: &Case, target: &Target) -> Outcome {
 }
 
 /// The trials of this module that are no rows of the table.
-pub const CHECKS: &[(&str, fn(&Target) -> Outcome)] = &[("row-invariance", row_invariance)];
+pub const CHECKS: Checks = &[("row-invariance", row_invariance)];
 
 /// A row of y and of dx has the same bits in any batch and at any place, above the decode path of 16 rows.
 fn row_invariance(target: &Target) -> Outcome {
     for [n, k, r] in [[127, 131, 5], [257, 300, 8], [64, 64, 16]] {
         let device = target.open()?;
         let mut random = Random::of("rows");
-        let rows: Vec<(Vec<f64>, Vec<f64>)> = (0..64).map(|_| (random.vec(k), random.vec(n))).collect();
-        let mut tensor = |shape: [usize; 2]| {
-            Tensor::from_f64(&random.vec(shape[0] * shape[1]), &shape, target.dtype(), &device)
-        };
+        let mut rows = |width: usize| -> Vec<Vec<f64>> { (0..64).map(|_| random.vec(width)).collect() };
+        let (x_rows, gy_rows) = (rows(k), rows(n));
+        let mut tensor =
+            |shape: [usize; 2]| Tensor::from_f64(&random.vec(shape[0] * shape[1]), &shape, target.dtype(), &device);
         let (w, a, b) = (tensor([n, k])?, tensor([r, k])?, tensor([n, r])?);
         // y and dx of the rows with these numbers.
         let run = |picked: &[usize]| -> Result<(Vec<f64>, Vec<f64>), Failed> {
-            let pick = |f: fn(&(Vec<f64>, Vec<f64>)) -> &Vec<f64>, width| {
-                let values: Vec<f64> = picked.iter().flat_map(|&i| f(&rows[i]).clone()).collect();
+            let pick = |rows: &[Vec<f64>], width: usize| {
+                let values: Vec<f64> = picked.iter().flat_map(|&i| rows[i].clone()).collect();
                 Tensor::from_f64(&values, &[picked.len(), width], target.dtype(), &device)
             };
-            let x = pick(|row| &row.0, k)?.trainable()?;
+            let x = pick(&x_rows, k)?.trainable()?;
             let y = x.lora_linear(&w, None, &a, &b, 2.0, 0.0)?;
             let values = y.to_f64()?;
-            y.backward_with(pick(|row| &row.1, n)?)?;
+            y.backward_with(pick(&gy_rows, n)?)?;
             Ok((values, x.grad().ok_or("no gradient")?.to_f64()?))
         };
         let (y, dx) = run(&(0..64).collect::<Vec<_>>())?;

@@ -2,6 +2,11 @@
 
 use lowrank_core::{DType, Device, Result};
 
+use crate::report::Outcome;
+
+/// Trials that are a function of a device, by name.
+pub type Checks = &'static [(&'static str, fn(&Target) -> Outcome)];
+
 /// A device under test. Every trial opens its own, so that counters, seeds and steps are not shared.
 #[derive(Clone, Debug)]
 pub struct Target {

@@ -6,12 +6,12 @@ use lowrank_core::{DType, Device, Tensor, no_grad};
 use lowrank_lora::{Adapter, Init, LoraConfig, attach, merge, unmerge};
 use lowrank_models::Mlp;
 
-use crate::devices::Target;
+use crate::devices::{Checks, Target};
 use crate::random::Random;
 use crate::report::{Outcome, ensure, fail, same_bits, within};
 
 /// The trials of this module.
-pub const CHECKS: &[(&str, fn(&Target) -> Outcome)] = &[
+pub const CHECKS: Checks = &[
     ("every-adapter-gets-a-gradient", every_adapter_gets_a_gradient),
     ("b-zero", b_zero),
     ("both-zero", both_zero),
@@ -134,7 +134,9 @@ fn no_weight_gradient(target: &Target) -> Outcome {
         y.square()?.sum()?.backward()?;
         let growth = device.stats().bytes_peak - before;
         let gradient = (n * k * float.size()) as u64;
-        ensure(growth < gradient / 4, || format!("{stored} weight: peak grew by {growth} bytes, dW would be {gradient}"))?;
+        ensure(growth < gradient / 4, || {
+            format!("{stored} weight: peak grew by {growth} bytes, dW would be {gradient}")
+        })?;
         ensure(w.grad().is_none(), || "the frozen W has a gradient".into())?;
     }
     Ok(())

@@ -2,6 +2,7 @@
 //!
 //! `tests/golden/make_golden.py` made the values with PEFT 0.21 in f32 on the model in `crates/cli/data/glass-en`.
 //! `merged_logits` of `embedding` is no target: PEFT merges into the tied head as well.
+//! `tests/golden/make_tiny.py` made `tiny/*`: other architectures and options on tiny random models of their own.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -12,14 +13,14 @@ use lowrank_lora::{Adapter, Host, attach, merge, peft, unmerge};
 use lowrank_models::Llama;
 use safetensors::SafeTensors;
 
-use crate::devices::Target;
+use crate::devices::{Checks, Target};
 use crate::report::{Outcome, ensure, remember, same_bits, within};
 
 /// Learning rate of `flow::adamw` and of the golden steps.
 const LR: f64 = 1e-3;
 
 /// The trials of this module.
-pub const CHECKS: &[(&str, fn(&Target) -> Outcome)] = &[
+pub const CHECKS: Checks = &[
     ("lora/gradients", |t| gradients("lora", t)),
     ("lora/steps", |t| steps("lora", t)),
     ("lora/merged", |t| merged("lora", t)),
@@ -29,7 +30,18 @@ pub const CHECKS: &[(&str, fn(&Target) -> Outcome)] = &[
     ("embedding/gradients", |t| gradients("embedding", t)),
     ("embedding/steps", |t| steps("embedding", t)),
     ("embedding/merged", |t| merged("embedding", t)),
+    ("tiny/qwen2-bias-all", |t| all("tiny/qwen2-bias-all", t)),
+    ("tiny/llama3-head-saved-norm", |t| all("tiny/llama3-head-saved-norm", t)),
+    ("tiny/mistral-regex-layers", |t| all("tiny/mistral-regex-layers", t)),
+    ("tiny/llama-bias-lora-only", |t| all("tiny/llama-bias-lora-only", t)),
+    ("tiny/embedding-saved", |t| all("tiny/embedding-saved", t)),
 ];
+
+fn all(name: &'static str, target: &Target) -> Outcome {
+    gradients(name, target)?;
+    steps(name, target)?;
+    merged(name, target)
+}
 
 /// A directory of this repository.
 fn root(path: &str) -> PathBuf {
@@ -59,8 +71,9 @@ struct Golden {
 impl Golden {
     fn open(name: &'static str, target: &Target) -> Result<Self, Failed> {
         let device = target.open()?;
-        let mut model = glass(&device)?;
         let dir = root("tests/golden").join(name);
+        let mut model =
+            if dir.join("config.json").exists() { Llama::load(&dir, &device, None)? } else { glass(&device)? };
         let adapter = peft::load(&dir, &model)?;
         attach(&mut model, &adapter)?;
         let bytes = std::fs::read(dir.join("golden.safetensors"))?;
@@ -70,7 +83,8 @@ impl Golden {
             bytemuck::pod_collect_to_vec::<u8, i64>(view.data()).into_iter().map(|id| id as u32).collect();
         let &[batch, len] = view.shape() else { return Err("input_ids is not a matrix".into()) };
         // The last position of each row predicts nothing.
-        let targets: Vec<u32> = (0..batch * len).map(|i| if (i + 1) % len == 0 { u32::MAX } else { ids[i + 1] }).collect();
+        let targets: Vec<u32> =
+            (0..batch * len).map(|i| if (i + 1) % len == 0 { u32::MAX } else { ids[i + 1] }).collect();
         let ids = Tensor::from_slice(&ids, &[batch, len], &device)?;
         let targets = Tensor::from_slice(&targets, &[batch * len], &device)?;
         Ok(Golden { name, model, adapter, ids, targets, denominator: (batch * (len - 1)) as f64, bytes })
@@ -78,14 +92,21 @@ impl Golden {
 
     fn value(&self, name: &str) -> Result<Vec<f64>, Failed> {
         let file = SafeTensors::deserialize(&self.bytes)?;
-        let view = file.tensor(name).map_err(|e| format!("{name}: {e}"))?;
+        // PEFT names a module that is trained whole after its wrapper; the adapter's files and we do not.
+        let same = |n: &&str| n.replace(".modules_to_save", "") == name;
+        let stored = file.names().into_iter().find(same).ok_or_else(|| format!("no {name} among the golden values"))?;
+        let view = file.tensor(stored)?;
         Ok(bytemuck::pod_collect_to_vec::<u8, f32>(view.data()).into_iter().map(f64::from).collect())
     }
 
     fn names(&self, prefix: &str) -> Result<Vec<String>, Failed> {
         let file = SafeTensors::deserialize(&self.bytes)?;
-        let mut names: Vec<String> =
-            file.names().into_iter().filter_map(|n| n.strip_prefix(prefix)).map(String::from).collect();
+        let mut names: Vec<String> = file
+            .names()
+            .into_iter()
+            .filter_map(|n| n.strip_prefix(prefix))
+            .map(|n| n.replace(".modules_to_save", ""))
+            .collect();
         names.sort();
         Ok(names)
     }

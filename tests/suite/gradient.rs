@@ -42,7 +42,7 @@ fn takes(case: &Case) -> bool {
 pub fn finite_differences() -> Vec<Trial> {
     cases::by_op()
         .iter()
-        .filter(|(_, cases)| cases.iter().any(|case| takes(case)))
+        .filter(|(_, cases)| cases.iter().any(takes))
         .map(|(op, cases)| {
             Trial::test(format!("gradient/finite-differences/{op}"), move || {
                 for case in cases.iter().filter(|case| takes(case)) {
@@ -135,13 +135,19 @@ fn compare(case: &Case, target: &Target, times: usize) -> Outcome {
     let factor = times as f64;
     for (i, input) in case.inputs.iter().enumerate() {
         ensure(ran.grads[i].is_some() == input.grad, || {
-            format!("input {i} is {}, but that is not what backward did", if input.grad { "trainable" } else { "frozen" })
+            format!(
+                "input {i} is {}, but that is not what backward did",
+                if input.grad { "trainable" } else { "frozen" }
+            )
         })?;
         if let (Some(got), Some(want)) = (&ran.grads[i], &truth.grads[i]) {
             let want: Vec<f64> = want.iter().map(|w| factor * w).collect();
             // One more addition rounds once more.
-            let allowed: Vec<f64> =
-                allowed[i].iter().zip(&want).map(|(a, w)| factor * a + (factor - 1.0) * target.unit() * w.abs()).collect();
+            let allowed: Vec<f64> = allowed[i]
+                .iter()
+                .zip(&want)
+                .map(|(a, w)| factor * a + (factor - 1.0) * target.unit() * w.abs())
+                .collect();
             let ratio = within(&format!("gradient of input {i}"), got, &want, &allowed)?;
             remember("gradient", case.op, &target.name, &case.variant, ratio);
         }

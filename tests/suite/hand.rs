@@ -3,11 +3,11 @@
 use lowrank_core::optim::{AdamW, AdamWOptions, Group, Sgd, SgdOptions};
 use lowrank_core::{Device, Tensor};
 
-use crate::devices::Target;
+use crate::devices::{Checks, Target};
 use crate::report::{Outcome, ensure, equal, within};
 
 /// The trials of this module.
-pub const CHECKS: &[(&str, fn(&Target) -> Outcome)] = &[
+pub const CHECKS: Checks = &[
     ("lora-linear", lora_linear),
     ("softmax-and-cross-entropy", softmax_and_cross_entropy),
     ("norms", norms),

@@ -25,15 +25,18 @@ mod rounding;
 mod table;
 
 use case::Case;
-use devices::Target;
+use devices::{Checks, Target};
 use libtest_mimic::{Arguments, Trial};
 use report::Outcome;
 
 /// Runs one row on one device.
 type Check = fn(&Case, &Target) -> Outcome;
 
+/// Which rows a kind takes.
+type Takes = fn(&Case) -> bool;
+
 /// The kinds that run over the whole table: name, check, and which rows they take.
-const KINDS: [(&str, Check, fn(&Case) -> bool); 6] = [
+const KINDS: [(&str, Check, Takes); 6] = [
     ("exact", exact::check, |case| case.exact),
     ("rounding", rounding::check, |_| true),
     ("gradient", gradient::check, Case::has_grad),
@@ -99,9 +102,6 @@ fn over_table(target: &Target) -> Vec<Trial> {
 fn message(name: &str, failed: &libtest_mimic::Failed) -> String {
     format!("{name}: {}", failed.message().unwrap_or("failed"))
 }
-
-/// Trials that are a function of a device.
-type Checks = &'static [(&'static str, fn(&Target) -> Outcome)];
 
 fn named(kind: &str, target: &Target, checks: Checks) -> Vec<Trial> {
     if !target.present() {

@@ -52,7 +52,9 @@ pub fn dropout_mask(n: usize, p: f64, seed: u64, stream: u32, step: u32) -> Vec<
         }
         c[(i % 4) as usize]
     };
-    (0..n as u64).map(|i| if f64::from(word(i)) >= (p * 2f64.powi(32)).round() { 1.0 / (1.0 - p) } else { 0.0 }).collect()
+    (0..n as u64)
+        .map(|i| if f64::from(word(i)) >= (p * 2f64.powi(32)).round() { 1.0 / (1.0 - p) } else { 0.0 })
+        .collect()
 }
 
 /// Logistic function.
@@ -60,20 +62,31 @@ pub fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// Error function by `2/√π e^{-x²} Σ 2ⁱ x^{2i+1} / (2i+1)!!`: all terms of one sign, so nothing cancels.
-pub fn erf(x: f64) -> f64 {
+/// `1 − erf(x)`.
+///
+/// Near 0 by `erf x = 2/√π e^{-x²} Σ 2ⁱ x^{2i+1} / (2i+1)!!`, whose terms have one sign; far out by the continued fraction
+/// `erfc x = e^{-x²}/√π · 1/(x + ½/(x + 1/(x + 3/2/(x + …))))`, whose rounding is small beside 1.
+pub fn erfc(x: f64) -> f64 {
+    if x < 0.0 {
+        return 2.0 - erfc(-x);
+    }
+    let e = (-x * x).exp();
+    if x > 2.0 {
+        let fraction = (1..200).rev().fold(x, |below, i| x + f64::from(i) / 2.0 / below);
+        return e / std::f64::consts::PI.sqrt() / fraction;
+    }
     let (mut term, mut sum, mut i) = (x, x, 0.0);
-    while term.abs() > 1e-18 * sum.abs() {
+    while term > 1e-18 * sum {
         i += 1.0;
         term *= 2.0 * x * x / (2.0 * i + 1.0);
         sum += term;
     }
-    std::f64::consts::FRAC_2_SQRT_PI * (-x * x).exp() * sum
+    1.0 - std::f64::consts::FRAC_2_SQRT_PI * e * sum
 }
 
 /// `x Φ(x)`
 pub fn gelu(x: f64) -> f64 {
-    0.5 * x * (1.0 + erf(x / std::f64::consts::SQRT_2))
+    0.5 * x * erfc(-x / std::f64::consts::SQRT_2)
 }
 
 /// The tanh form of GELU.
@@ -136,9 +149,8 @@ pub fn attention(q: &[f64], k: &[f64], v: &[f64], s: Heads, scale: f64, causal: 
                 let query = &q[((b * s.q_len + t) * s.heads + h) * s.dim..][..s.dim];
                 let at = |u: usize| ((b * s.kv_len + u) * s.kv_heads + g) * s.dim;
                 let seen = if causal { t + 1 + s.kv_len - s.q_len } else { s.kv_len };
-                let scores: Vec<f64> = (0..seen)
-                    .map(|u| scale * query.iter().zip(&k[at(u)..]).map(|(q, k)| q * k).sum::<f64>())
-                    .collect();
+                let scores: Vec<f64> =
+                    (0..seen).map(|u| scale * query.iter().zip(&k[at(u)..]).map(|(q, k)| q * k).sum::<f64>()).collect();
                 for (u, p) in softmax(&scores, seen).into_iter().enumerate() {
                     for d in 0..s.dim {
                         y[((b * s.q_len + t) * s.heads + h) * s.dim + d] += p * v[at(u) + d];

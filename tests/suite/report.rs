@@ -8,8 +8,11 @@ use libtest_mimic::Failed;
 /// What a trial returns.
 pub type Outcome = Result<(), Failed>;
 
-/// (kind, operation, device) → worst ratio and the row it was in.
-static WORST: Mutex<BTreeMap<(String, String, String), (f64, String)>> = Mutex::new(BTreeMap::new());
+/// Kind, operation and device.
+type Key = (String, String, String);
+
+/// The worst ratio and the row it was in.
+static WORST: Mutex<BTreeMap<Key, (f64, String)>> = Mutex::new(BTreeMap::new());
 
 /// Fails with a line.
 pub fn fail<T>(message: impl Into<String>) -> Result<T, Failed> {

@@ -18,6 +18,9 @@ pub const HAMLET: (&str, &[u8]) = ("hamlet.txt (built in)", include_bytes!("../d
 /// What adapters of the built-in model say in `base_model_name_or_path`.
 const GLASS: &str = "lowrank/glass-en";
 
+/// Longest header of a safetensors file, the format's own limit.
+const MAX_HEADER: u64 = 100_000_000;
+
 /// Files beside the weights that make a model directory complete.
 const COMPANIONS: [&str; 9] = [
     "tokenizer.json",
@@ -101,25 +104,25 @@ impl Base {
         Ok(files)
     }
 
-    /// The dtype in which the files store the embedding.
+    /// The dtype in which the files store matrices.
     pub fn stored_dtype(&self) -> Result<DType> {
         let (file, header) = match self {
-            Base::BuiltIn => ("model.safetensors (built in)".to_string(), header(WEIGHTS)?),
+            Base::BuiltIn => ("model.safetensors (built in)".to_string(), header(WEIGHTS)),
             Base::Dir(dir) => {
                 let path = first_weights(dir)?;
-                let open = std::fs::File::open(&path).map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
-                (path.display().to_string(), header(open)?)
+                (path.display().to_string(), std::fs::File::open(&path).and_then(header))
             }
         };
+        let header = header.map_err(|e| Failure::new(format!("{file}: header: {e}")))?;
         let name = header.as_object().into_iter().flatten().find_map(|(key, entry)| {
             if key == "__metadata__" || entry["shape"].as_array()?.len() != 2 { None } else { entry["dtype"].as_str() }
         });
         match name {
-            Some("F32") => Ok(DType::F32),
+            Some("F32" | "F64") => Ok(DType::F32),
             Some("BF16") => Ok(DType::BF16),
             Some("F16") => Ok(DType::F16),
-            Some("F64") => Ok(DType::F32),
-            other => Err(Failure::new(format!("{file}: weights of dtype {}", other.unwrap_or("unknown")))),
+            Some(other) => Err(Failure::new(format!("{file}: dtype {other} is not supported; F32, BF16 and F16 are"))),
+            None => Err(Failure::new(format!("{file}: holds no matrix"))),
         }
     }
 }
@@ -130,18 +133,17 @@ fn first_weights(dir: &Path) -> Result<PathBuf> {
     if single.exists() {
         return Ok(single);
     }
-    let mut shards: Vec<PathBuf> = std::fs::read_dir(dir)?.filter_map(|e| e.ok().map(|e| e.path())).collect();
-    shards.retain(|p| p.extension().is_some_and(|e| e == "safetensors"));
-    shards.sort();
-    shards.into_iter().next().ok_or_else(|| Failure::new(format!("{}: has no *.safetensors", dir.display())))
+    let entries = std::fs::read_dir(dir).map_err(|e| Failure::new(format!("{}: {e}", dir.display())))?;
+    let shards = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    shards.min().ok_or_else(|| Failure::new(format!("{}: has no *.safetensors", dir.display())))
 }
 
-/// The JSON header of a safetensors file (which has been loaded before, and so checked).
-fn header(mut file: impl Read) -> Result<serde_json::Value> {
+/// The JSON header of a safetensors file. Whoever reads tensors checks it; here only dtypes are looked up.
+fn header(mut file: impl Read) -> std::io::Result<serde_json::Value> {
     let mut length = [0; 8];
     file.read_exact(&mut length)?;
     let mut header = Vec::new();
-    file.take(u64::from_le_bytes(length)).read_to_end(&mut header)?;
+    file.take(u64::from_le_bytes(length).min(MAX_HEADER)).read_to_end(&mut header)?;
     Ok(serde_json::from_slice(&header)?)
 }
 

@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 
 /// Low-rank adapters for language models: fine-tune, evaluate, generate, merge, inspect.
 #[derive(Parser)]
-#[command(name = "lowrank", version, arg_required_else_help = true, after_help = "\
+#[command(name = "lowrank", version, arg_required_else_help = true, args_override_self = true, after_help = "\
 Example, with nothing to download:
   lowrank train
   lowrank generate --adapter lowrank-out --prompt \"To be, or not to be\"")]
@@ -36,6 +36,7 @@ enum Command {
     /// What an adapter or a model consists of
     Inspect(commands::inspect::Args),
     /// The devices of this build
+    #[command(after_help = "Example:\n  lowrank devices")]
     Devices,
 }
 

@@ -20,7 +20,7 @@ fn what_there_is_is_saved() {
         .unwrap();
     let mut stdout = BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
-    while !line.starts_with("step") {
+    while !line.starts_with("step ") {
         line.clear();
         assert_ne!(stdout.read_line(&mut line).unwrap(), 0, "training ended by itself");
     }

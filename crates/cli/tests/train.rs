@@ -43,7 +43,7 @@ fn a_run_leaves_what_it_promises() {
     assert!(fs::read_to_string(out.join("loss.svg")).unwrap().starts_with("<svg"));
 
     let config = json(out.join("adapter_config.json"));
-    assert_eq!((&config["peft_type"], &config["r"], &config["lora_alpha"]), (&"LORA".into(), &8.into(), &16.0.into()));
+    assert_eq!((&config["peft_type"], &config["r"], &config["lora_alpha"]), (&"LORA".into(), &8.into(), &16.into()));
     assert_eq!(config["base_model_name_or_path"], "lowrank/glass-en");
 
     // The same tokens give the same loss.

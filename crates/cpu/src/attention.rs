@@ -27,12 +27,14 @@ struct Sizes {
     q_stride: usize,
     kv_stride: usize,
     blocks: usize,
+    /// Elements of lse.
+    rows: usize,
 }
 
 impl Sizes {
     fn new(name: &'static str, op: &Attention) -> Result<Self> {
         precision(name, op.precision)?;
-        let &Attention { q_len, kv_len, heads, kv_heads, dim, causal, .. } = op;
+        let &Attention { batch, q_len, kv_len, heads, kv_heads, dim, causal, .. } = op;
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             let detail = format!("{heads} query heads are no multiple of {kv_heads} key/value heads");
             return Err(Error::invalid(name, detail));
@@ -43,7 +45,8 @@ impl Sizes {
         }
         let blocks = q_len.div_ceil(BLOCK);
         let (q_stride, kv_stride) = (volume(name, &[heads, dim])?, volume(name, &[kv_heads, dim])?);
-        Ok(Sizes { op: *op, group: heads / kv_heads, q_stride, kv_stride, blocks })
+        let rows = volume(name, &[batch, heads, q_len])?;
+        Ok(Sizes { op: *op, group: heads / kv_heads, q_stride, kv_stride, blocks, rows })
     }
 
     fn q_elements(&self, name: &'static str) -> Result<usize> {
@@ -54,12 +57,8 @@ impl Sizes {
         volume(name, &[self.op.batch, self.op.kv_len, self.kv_stride])
     }
 
-    fn rows(&self) -> usize {
-        self.op.batch * self.op.heads * self.op.q_len
-    }
-
     fn work(&self) -> usize {
-        flops([self.rows(), self.op.kv_len, self.op.dim])
+        flops([self.rows, self.op.kv_len, self.op.dim])
     }
 
     /// First element of head h in sequence b of q.
@@ -106,7 +105,7 @@ pub(crate) fn attention_forward(
     let (q_elements, kv_elements) = (s.q_elements(OP)?, s.kv_elements(OP)?);
     let (q, k, v) = (f32s(OP, "q", q, q_elements)?, f32s(OP, "k", k, kv_elements)?, f32s(OP, "v", v, kv_elements)?);
     let y = Shared::new(f32s_mut(OP, "y", y, q_elements)?);
-    let lse = Shared::new(f32s_mut(OP, "lse", lse, s.rows())?);
+    let lse = Shared::new(f32s_mut(OP, "lse", lse, s.rows)?);
     let &Attention { q_len, heads, dim, scale, .. } = op;
 
     tasks(op.batch * heads * s.blocks, s.work(), |task| {
@@ -193,7 +192,7 @@ pub(crate) fn attention_backward(
     let (q_elements, kv_elements) = (s.q_elements(OP)?, s.kv_elements(OP)?);
     let (q, k, v) = (f32s(OP, "q", q, q_elements)?, f32s(OP, "k", k, kv_elements)?, f32s(OP, "v", v, kv_elements)?);
     let (y, gy) = (f32s(OP, "y", y, q_elements)?, f32s(OP, "gy", gy, q_elements)?);
-    let lse = f32s(OP, "lse", lse, s.rows())?;
+    let lse = f32s(OP, "lse", lse, s.rows)?;
     let dq = output(OP, "dq", dq, q_elements)?;
     let dk = output(OP, "dk", dk, kv_elements)?;
     let dv = output(OP, "dv", dv, kv_elements)?;

@@ -1,9 +1,13 @@
 //! Matrix products: the one place that knows how they are computed.
 //!
-//! C `[m,n]` is cut into tiles of at most 128×256 (a tile of C and the panels it needs stay in the second-level cache);
-//! each is one task and one call of matrixmultiply, which sums over k in blocks of 256. k is never split between tasks
-//! and alpha is applied to finished sums, so a row's bits depend on k alone, not on m, its place or the tiling.
+//! C `[m,n]` is cut into tiles of at most 256×256 (each packs its panels of A and B anew, so smaller ones lose time; they
+//! shrink only where there would be fewer than 16). Each tile is one task and one call of matrixmultiply, which sums over
+//! k in blocks of 256. k is never split between tasks and alpha is applied to finished sums (matrixmultiply rounds it
+//! differently at the edges), so a row's bits depend on k alone, not on m, its place or the tiling.
 //! At most 16 rows against a transposed right operand (decoding) are dot products instead: packing W would cost more.
+//!
+//! Measured with two AVX-512 threads, 512×2048×2048: NT 305, NN 320, NT with bf16 weights 280 GFLOP/s (matrixmultiply
+//! alone on one thread: 170); 1×2048×2048 33, in bf16 37 GFLOP/s (memory).
 
 use lowrank_backend::{Error, Gemm, In, Mode, Result, Slot};
 
@@ -14,7 +18,7 @@ use crate::view::{Floats, f32s_mut, floats, precision, volume};
 
 /// Most rows of the decode path.
 const DECODE: usize = 16;
-const TILE_M: usize = 128;
+const TILE_M: usize = 256;
 const TILE_N: usize = 256;
 /// Depth of the panels that are converted to f32 at a time: a multiple of matrixmultiply's block of 256, so that
 /// converted operands are summed in the same order as plain ones.
@@ -155,10 +159,18 @@ impl<'a> Product<'a> {
             let (a, stride, _) = self.a.block([i0, 0], [m, k], a_scratch);
             for j in 0..n {
                 let (b, ..) = self.b.block([0, j0 + j], [k, 1], b_scratch);
-                for i in 0..m {
-                    let value = simd::dot(&a[i * stride as usize..][..k], b);
+                let row = |i: usize| &a[i * stride as usize..][..k];
+                let mut put = |i: usize, value: f32| {
                     let c = &mut c.row(i)[j];
                     *c = if mode == Mode::Add { *c + value } else { value };
+                };
+                for i in (1..m).step_by(2) {
+                    let (first, second) = simd::dot_pair(row(i - 1), row(i), b);
+                    put(i - 1, first);
+                    put(i, second);
+                }
+                if m % 2 == 1 {
+                    put(m - 1, simd::dot(row(m - 1), b));
                 }
             }
         });

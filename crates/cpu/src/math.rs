@@ -75,7 +75,7 @@ kernel! {
                 *x = exp::<FMA>(*x - shift);
                 lanes[l] += *x;
             }
-            total += f64::from(sum_lanes(lanes));
+            total += f64::from(sum_lanes(&lanes));
         }
         total
     }
@@ -96,7 +96,7 @@ kernel! {
             for (l, x) in rest.iter().enumerate() {
                 lanes[l] += exp::<FMA>(*x - shift);
             }
-            total += f64::from(sum_lanes(lanes));
+            total += f64::from(sum_lanes(&lanes));
         }
         total
     }

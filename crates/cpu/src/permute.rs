@@ -74,24 +74,33 @@ pub(crate) fn permute(dims: &[usize], perm: &[usize], x: In<'_>, y: Slot<'_>) ->
     Ok(())
 }
 
-/// Rows of y's last dimension, in tasks of neighbouring rows: what one row reads with a stride, the next ones find in
-/// the cache.
+/// Rows of a task, and columns that are copied of each before going on: what one row reads with a stride, the next ones
+/// find in the cache.
+const ROWS: usize = 64;
+const COLS: usize = 32;
+
 fn move_all<T: Copy + Send + Sync>(walk: &Walk, x: &[T], y: &mut [T]) {
     let last = walk.dims.len() - 1;
     let (cols, stride) = (walk.dims[last], walk.strides[last]);
     let (rows, work) = (y.len() / cols, y.len());
-    let per_task = (16_384 / cols).clamp(16, 1024);
     let y = Shared::new(y);
-    tasks(rows.div_ceil(per_task), work, |task| {
-        for row in task * per_task..rows.min((task + 1) * per_task) {
-            let from = walk.source(row);
-            // SAFETY: one row per iteration of one task.
-            let out = unsafe { y.part(row * cols, cols) };
-            if stride == 1 {
+    tasks(rows.div_ceil(ROWS), work, |task| {
+        let first = task * ROWS;
+        let count = ROWS.min(rows - first);
+        let from: [usize; ROWS] = std::array::from_fn(|i| if i < count { walk.source(first + i) } else { 0 });
+        // SAFETY: the rows of one task.
+        let out = unsafe { y.part(first * cols, count * cols) };
+        if stride == 1 {
+            for (out, &from) in out.chunks_exact_mut(cols).zip(&from) {
                 out.copy_from_slice(&x[from..from + cols]);
-            } else {
-                let x = &x[from..from + (cols - 1) * stride + 1];
-                out.iter_mut().zip(x.iter().step_by(stride)).for_each(|(y, &x)| *y = x);
+            }
+            return;
+        }
+        for col in (0..cols).step_by(COLS) {
+            let width = COLS.min(cols - col);
+            for (out, &from) in out.chunks_exact_mut(cols).zip(&from) {
+                let x = &x[from + col * stride..];
+                out[col..col + width].iter_mut().zip(x.iter().step_by(stride)).for_each(|(y, &x)| *y = x);
             }
         }
     });
@@ -101,6 +110,9 @@ fn move_all<T: Copy + Send + Sync>(walk: &Walk, x: &[T], y: &mut [T]) {
 fn add(dims: &[usize], perm: &[usize], x: In<'_>, y: Slot<'_>, len: usize) -> Result<()> {
     const OP: &str = "permute";
     let (x, y) = (floats(OP, "x", x, len)?, floats_mut(OP, "y", y.out, len)?);
+    if len == 0 {
+        return Ok(());
+    }
     let walk = Walk::new(dims, perm);
     let last = walk.dims.len() - 1;
     let (cols, stride) = (walk.dims[last], walk.strides[last]);

@@ -40,16 +40,19 @@ pub(crate) fn fma<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
 pub(crate) const LANES: usize = 32;
 
 /// The sum of the lanes, pairwise, in a fixed order.
-#[inline(always)]
-pub(crate) fn sum_lanes(mut lanes: [f32; LANES]) -> f32 {
+///
+/// Not inlined: the shape of this tree would make LLVM build the loop that fills the lanes from vectors of two.
+#[inline(never)]
+pub(crate) fn sum_lanes(lanes: &[f32; LANES]) -> f32 {
+    let mut sums = *lanes;
     let mut width = LANES / 2;
     while width > 0 {
         for i in 0..width {
-            lanes[i] += lanes[i + width];
+            sums[i] += sums[i + width];
         }
         width /= 2;
     }
-    lanes[0]
+    sums[0]
 }
 
 kernel! {
@@ -66,7 +69,28 @@ kernel! {
         for (l, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
             lanes[l] = fma::<FMA>(*a, *b, lanes[l]);
         }
-        sum_lanes(lanes)
+        sum_lanes(&lanes)
+    }
+}
+
+kernel! {
+    /// Σ a·c and Σ b·c, each with the bits of [`dot`].
+    fn dot_pair[FMA](a: &[f32], b: &[f32], c: &[f32]) -> (f32, f32) {
+        let (mut first, mut second) = ([0.0f32; LANES], [0.0f32; LANES]);
+        let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+        let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+        let (c_blocks, c_rest) = c.as_chunks::<LANES>();
+        for ((a, b), c) in a_blocks.iter().zip(b_blocks).zip(c_blocks) {
+            for l in 0..LANES {
+                first[l] = fma::<FMA>(a[l], c[l], first[l]);
+                second[l] = fma::<FMA>(b[l], c[l], second[l]);
+            }
+        }
+        for (l, ((a, b), c)) in a_rest.iter().zip(b_rest).zip(c_rest).enumerate() {
+            first[l] = fma::<FMA>(*a, *c, first[l]);
+            second[l] = fma::<FMA>(*b, *c, second[l]);
+        }
+        (sum_lanes(&first), sum_lanes(&second))
     }
 }
 
@@ -165,6 +189,7 @@ mod tests {
             let y: Vec<f32> = (0..len).map(|i| (i % 5) as f32).collect();
             let want: i64 = (0..len as i64).map(|i| (i - 7) * (i % 5)).sum();
             assert_eq!(dot(&x, &y), want as f32);
+            assert_eq!(dot_pair(&y, &x, &y), (dot(&y, &y), want as f32));
             assert_eq!(dot_wide(&x, &y), want as f64);
             assert_eq!(sum_wide(&x), (0..len as i64).map(|i| i - 7).sum::<i64>() as f64);
             assert_eq!(max(&x), if len == 0 { f32::NEG_INFINITY } else { len as f32 - 8.0 });

@@ -1,5 +1,6 @@
 //! Text to tokens and back, by a model's `tokenizer.json`.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use crate::{Error, LlamaConfig, Result, in_file};
@@ -16,11 +17,15 @@ impl Tokenizer {
     ///
     /// Truncation and padding that the file may ask for are switched off: they would quietly cut or fill data.
     pub fn from_bytes(file: &str, bytes: &[u8]) -> Result<Self> {
-        let failed = |e: tokenizers::Error| in_file(file, format!("not a tokenizer: {e}"));
-        let mut inner = tokenizers::Tokenizer::from_bytes(bytes).map_err(failed)?;
-        inner.with_truncation(None).map_err(failed)?;
-        inner.with_padding(None);
-        let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+        // Some texts that are no JSON would only be found by a panic below.
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|e| in_file(file, format!("not JSON: {e}")))?;
+        let (inner, size) = guarded(file, "is not a usable tokenizer", || {
+            let mut inner = tokenizers::Tokenizer::from_bytes(bytes)?;
+            inner.with_truncation(None)?;
+            inner.with_padding(None);
+            let size = inner.get_vocab(true).into_values().max().map_or(0, |id| id as usize + 1);
+            Ok((inner, size))
+        })?;
         if size == 0 {
             return Err(in_file(file, "the tokenizer has no tokens"));
         }
@@ -59,15 +64,28 @@ impl Tokenizer {
     /// The tokens of a text. With `add_special`, also those the tokenizer puts around a text (a BOS, say), as
     /// Hugging Face does by default.
     pub fn encode(&self, text: &str, add_special: bool) -> Result<Vec<u32>> {
-        match self.inner.encode_fast(text, add_special) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(e) => Err(in_file(&self.file, format!("cannot encode the text: {e}"))),
-        }
+        guarded(&self.file, "cannot encode the text", || {
+            Ok(self.inner.encode_fast(text, add_special)?.get_ids().to_vec())
+        })
     }
 
     /// The text of tokens. Special tokens, and numbers that only the model has (rows that pad its embedding), have none.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.inner.decode(ids, true).map_err(|e| in_file(&self.file, format!("cannot decode tokens: {e}")))
+        guarded(&self.file, "cannot decode tokens", || self.inner.decode(ids, true))
+    }
+}
+
+/// Runs `f`, turning its error into one about the file, and its panic too: the tokenizers crate has `expect`s that a
+/// damaged file can reach.
+fn guarded<T>(file: &str, what: &str, f: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match catch_unwind(AssertUnwindSafe(f)) {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(e)) => Err(in_file(file, format!("{what}: {e}"))),
+        Err(panic) => {
+            let message = panic.downcast_ref::<String>().map(String::as_str);
+            let message = message.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(in_file(file, format!("{what}: the tokenizers library panicked: {message}")))
+        }
     }
 }
 
@@ -117,7 +135,10 @@ mod tests {
 
     #[test]
     fn garbage_is_an_error() {
-        let error = Tokenizer::from_bytes("t.json", b"{}").err().unwrap().to_string();
-        assert!(error.starts_with("t.json: "), "{error}");
+        let number_for_decoder = JSON.replace(r#""decoder": null"#, r#""decoder": 3"#);
+        for text in ["{}", "", "3", &JSON[..JSON.len() / 2], &number_for_decoder] {
+            let error = Tokenizer::from_bytes("t.json", text.as_bytes()).err().unwrap().to_string();
+            assert!(error.starts_with("t.json: ") && !error.contains('\n'), "{error}");
+        }
     }
 }

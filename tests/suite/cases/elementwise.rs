@@ -65,7 +65,8 @@ fn dropout(p: f64, shape: &'static [usize]) -> Case {
         let mask = oracle::dropout_mask(v[0].len(), p, 0, 0, 1);
         v[0].iter().zip(mask).map(|(x, m)| x * m).collect()
     };
-    Case::new("dropout", format!("{shape:?} p {p}"), vec![float(shape)], move |t| t[0].dropout(p), oracle).bound(Each(3.0))
+    Case::new("dropout", format!("{shape:?} p {p}"), vec![float(shape)], move |t| t[0].dropout(p), oracle)
+        .bound(Each(3.0))
 }
 
 /// To a storage dtype and back. The rounding is invisible to integers, so that the row is linear to them.
@@ -81,21 +82,55 @@ pub fn rows() -> Vec<Case> {
     let mut rows = binary("add", [Unit; 2], Tensor::add, |a, b| a + b, sums);
     rows.extend(binary("sub", [Unit; 2], Tensor::sub, |a, b| a - b, sums));
     rows.extend(binary("mul", [Unit; 2], Tensor::mul, |a, b| a * b, sums));
-    rows.extend(binary("div", [Unit, Positive], Tensor::div, |a, b| a / b, |c| {
-        c.bound(Each(1.5)).grad_bound(Largest(64.0))
-    }));
-    rows.extend(unary("affine", "2.5x+0.75 ", Unit, |x| x.affine(2.5, 0.75), |x| 2.5 * x + 0.75, |c| c.bound(Product(2)).exact()));
+    rows.extend(binary(
+        "div",
+        [Unit, Positive],
+        Tensor::div,
+        |a, b| a / b,
+        |c| c.bound(Each(1.5)).grad_bound(Largest(64.0)),
+    ));
+    rows.extend(unary(
+        "affine",
+        "2.5x+0.75 ",
+        Unit,
+        |x| x.affine(2.5, 0.75),
+        |x| 2.5 * x + 0.75,
+        |c| c.bound(Product(2)).exact(),
+    ));
     rows.extend(unary("affine", "scale ", Unit, |x| x.scale(-0.5), |x| -0.5 * x, Case::multilinear));
-    rows.extend(unary("affine", "add ", Unit, |x| x.add_scalar(3.0), |x| x + 3.0, |c| c.bound(Each(1.0)).multilinear()));
+    rows.extend(unary(
+        "affine",
+        "add ",
+        Unit,
+        |x| x.add_scalar(3.0),
+        |x| x + 3.0,
+        |c| c.bound(Each(1.0)).multilinear(),
+    ));
     rows.extend(unary("affine", "neg ", Unit, Tensor::neg, |x| -x, Case::multilinear));
     rows.extend(unary("exp", "", Wide, Tensor::exp, f64::exp, |c| c.bound(Each(8.0))));
     rows.extend(unary("log", "", Positive, Tensor::log, f64::ln, |c| c.bound(Largest(8.0)).grad_bound(Each(4.0))));
     rows.extend(unary("sqrt", "", Positive, Tensor::sqrt, f64::sqrt, |c| c.bound(Each(2.0)).grad_bound(Each(6.0))));
-    rows.extend(unary("square", "", Wide, Tensor::square, |x| x * x, |c| c.bound(Each(1.0)).grad_bound(Each(3.0)).exact()));
+    rows.extend(unary(
+        "square",
+        "",
+        Wide,
+        Tensor::square,
+        |x| x * x,
+        |c| c.bound(Each(1.0)).grad_bound(Each(3.0)).exact(),
+    ));
     rows.extend(unary("tanh", "", Wide, Tensor::tanh, f64::tanh, |c| c.bound(Each(8.0)).grad_bound(Absolute(16.0))));
     rows.extend(unary("relu", "", OffZero, Tensor::relu, |x| x.max(0.0), Case::exact));
-    rows.extend(unary("silu", "", Wide, Tensor::silu, |x| x * oracle::sigmoid(x), |c| c.bound(Each(12.0)).grad_bound(Absolute(16.0))));
-    rows.extend(unary("gelu", "erf ", Wide, Tensor::gelu, oracle::gelu, |c| c.bound(Absolute(32.0)).grad_bound(Absolute(32.0))));
+    rows.extend(unary(
+        "silu",
+        "",
+        Wide,
+        Tensor::silu,
+        |x| x * oracle::sigmoid(x),
+        |c| c.bound(Each(12.0)).grad_bound(Absolute(16.0)),
+    ));
+    rows.extend(unary("gelu", "erf ", Wide, Tensor::gelu, oracle::gelu, |c| {
+        c.bound(Absolute(16.0)).grad_bound(Absolute(16.0))
+    }));
     rows.extend(unary("gelu", "tanh ", Wide, Tensor::gelu_tanh, oracle::gelu_tanh, |c| {
         c.bound(Absolute(24.0)).grad_bound(Absolute(48.0))
     }));

@@ -108,9 +108,8 @@ fn lora_linear_parts() -> Vec<Case> {
                 pick(1, float(&[r, k])),
                 pick(2, float(&[n, r])),
             ];
-            let oracle = move |v: &[Vec<f64>]| {
-                oracle::lora(&v[0], &v[1], &v[2], &v[3], 0.5, &vec![1.0; m * k], [m, n, k, r])
-            };
+            let oracle =
+                move |v: &[Vec<f64>]| oracle::lora(&v[0], &v[1], &v[2], &v[3], 0.5, &vec![1.0; m * k], [m, n, k, r]);
             let name = format!("only {} trainable", ["x", "A", "B"][only]);
             Case::new("lora_linear", name, inputs, |t| t[0].lora_linear(&t[1], None, &t[2], &t[3], 0.5, 0.0), oracle)
                 .bound(Product(k + r + 4))
@@ -128,7 +127,11 @@ fn matmul(batch: usize, [m, n, k]: [usize; 3], shared: bool, transposed: bool) -
         let second = |i: usize| if shared { &v[1][..] } else { &v[1][i * n * k..(i + 1) * n * k] };
         (0..batch).flat_map(|i| product(&v[0][i * m * k..(i + 1) * m * k], second(i), [m, n, k])).collect()
     };
-    let name = format!("{batch}x m{m} n{n} k{k}{}{}", if shared { " shared" } else { "" }, if transposed { " bT" } else { "" });
+    let name = format!(
+        "{batch}x m{m} n{n} k{k}{}{}",
+        if shared { " shared" } else { "" },
+        if transposed { " bT" } else { "" }
+    );
     let call = move |t: &[Tensor]| if transposed { t[0].matmul_t(&t[1]) } else { t[0].matmul(&t[1]) };
     Case::new("matmul", name, vec![float(&[batch, m, k]), float(&b)], call, oracle)
         .bound(Product(k))

@@ -16,10 +16,16 @@ fn sum() -> Vec<Case> {
         .flat_map(|(s, axis)| {
             [true, false].map(|keep| {
                 let oracle = move |v: &[Vec<f64>]| oracle::reduce(&v[0], s, 0.0, add);
-                Case::new("sum", format!("{s:?} keep {keep}"), vec![float(&s)], move |t| t[0].sum_axis(axis, keep), oracle)
-                    .bound(Product(s[1]))
-                    .grad_bound(Moved)
-                    .multilinear()
+                Case::new(
+                    "sum",
+                    format!("{s:?} keep {keep}"),
+                    vec![float(&s)],
+                    move |t| t[0].sum_axis(axis, keep),
+                    oracle,
+                )
+                .bound(Product(s[1]))
+                .grad_bound(Moved)
+                .multilinear()
             })
         })
         .collect();
@@ -84,8 +90,8 @@ fn cross_entropy() -> Vec<Case> {
                 move |t| t[0].clone().cross_entropy(&t[1], denominator),
                 move |v| vec![oracle::cross_entropy(&v[0], &v[1], vocab, denominator)],
             )
-            .bound(Each(64.0))
-            .grad_bound(Largest(64.0))
+            .bound(Each(8.0))
+            .grad_bound(Largest(16.0))
         })
         .collect()
 }

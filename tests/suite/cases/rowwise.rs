@@ -17,8 +17,8 @@ fn softmax(rows: usize, cols: usize, kind: Kind) -> Case {
 }
 
 fn rms_norm(rows: usize, cols: usize) -> Case {
-    // Half a rounding of the sum of squares reaches 1/√; sums are in any order.
-    let units = 8.0 + cols as f64 / 2.0;
+    // Half the error of a sum of squares reaches 1/√; sums are in parts.
+    let units = 8.0 + cols as f64 / 8.0;
     let x = float(&[rows, cols]);
     // x / √(x² + eps) hardly depends on x: rounding is all that its gradient has.
     let x = if cols == 1 { x.frozen() } else { x };
@@ -31,7 +31,7 @@ fn rms_norm(rows: usize, cols: usize) -> Case {
 
 fn layer_norm(rows: usize, cols: usize, kind: Kind) -> Case {
     // Around a mean of 100 the inputs themselves have a hundred times fewer digits.
-    let units = (16.0 + cols as f64 / 2.0) * if kind == Kind::Shifted { 200.0 } else { 1.0 };
+    let units = (8.0 + cols as f64 / 8.0) * if kind == Kind::Shifted { 200.0 } else { 1.0 };
     let inputs = vec![float(&[rows, cols]).of(kind), float(&[cols]), float(&[cols])];
     let oracle = |v: &[Vec<f64>]| oracle::layer_norm(&v[0], &v[1], &v[2], EPS);
     let name = format!("{rows}x{cols} {kind:?}");

@@ -247,9 +247,9 @@ impl Args {
     /// What to try next, as commands that can be pasted.
     fn next(&self, tokenizer: &Tokenizer, prompt: &[u32], summary: &Summary) -> Result<String> {
         let (program, out) = (program(), quote_path(&self.out));
-        // One line of the prompt is enough.
+        // One line of the prompt is enough; the first and the last may be fragments.
         let text = tokenizer.decode(prompt)?;
-        let line = text.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("Once").trim().to_string();
+        let line = text.lines().map(str::trim).max_by_key(|l| l.len()).filter(|l| !l.is_empty()).unwrap_or("Once");
         let mut data = match &self.data.data {
             Some(path) => format!(" --data {}", quote_path(path)),
             None => String::new(),
@@ -269,7 +269,7 @@ impl Args {
              \x20 {program} eval --adapter {out}{data}\n\
              \x20 {program} inspect {out}\n\
              \x20 {program} merge --adapter {out} --out {}",
-            quote(&line),
+            quote(line),
             quote_path(merged.as_ref()),
         ))
     }
