@@ -34,6 +34,16 @@ pub fn all() -> Vec<Target> {
     targets
 }
 
+/// Names in `LOWRANK_REQUIRE` that are no device: a misspelt one would require nothing.
+pub fn unknown_required() -> Vec<String> {
+    required().into_iter().filter(|name| !BASES.contains(&name.as_str())).collect()
+}
+
+fn required() -> Vec<String> {
+    let list = std::env::var("LOWRANK_REQUIRE").unwrap_or_default();
+    list.split(',').map(|name| name.trim().to_string()).filter(|name| !name.is_empty()).collect()
+}
+
 impl Target {
     /// A fresh device.
     pub fn open(&self) -> Result<Device> {
@@ -43,12 +53,7 @@ impl Target {
 
     /// Whether the device is here; an absent one that `LOWRANK_REQUIRE=cpu,cuda` names is no excuse.
     pub fn present(&self) -> bool {
-        self.required() || self.open().is_ok()
-    }
-
-    fn required(&self) -> bool {
-        let required = std::env::var("LOWRANK_REQUIRE").unwrap_or_default();
-        required.split(',').any(|name| name.trim() == self.base)
+        required().iter().any(|name| name == self.base) || self.open().is_ok()
     }
 
     /// Whether it is the f64 oracle.

@@ -134,7 +134,8 @@ fn first_weights(dir: &Path) -> Result<PathBuf> {
         return Ok(single);
     }
     let entries = std::fs::read_dir(dir).map_err(|e| Failure::new(format!("{}: {e}", dir.display())))?;
-    let shards = entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
+    let shards =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.extension().is_some_and(|e| e == "safetensors"));
     shards.min().ok_or_else(|| Failure::new(format!("{}: has no *.safetensors", dir.display())))
 }
 

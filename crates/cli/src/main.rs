@@ -14,10 +14,16 @@ use clap::{Parser, Subcommand};
 
 /// Low-rank adapters for language models: fine-tune, evaluate, generate, merge, inspect.
 #[derive(Parser)]
-#[command(name = "lowrank", version, arg_required_else_help = true, args_override_self = true, after_help = "\
+#[command(
+    name = "lowrank",
+    version,
+    arg_required_else_help = true,
+    args_override_self = true,
+    after_help = "\
 Example, with nothing to download:
   lowrank train
-  lowrank generate --adapter lowrank-out --prompt \"To be, or not to be\"")]
+  lowrank generate --adapter lowrank-out --prompt \"To be, or not to be\""
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

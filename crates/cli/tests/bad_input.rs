@@ -148,10 +148,7 @@ fn models() {
             },
             &[weights, NORM, "missing"],
         ),
-        (
-            |m| edit_header(&m.join("model.safetensors"), |h| h[NORM]["data_offsets"] = vec![0, 256].into()),
-            &[weights],
-        ),
+        (|m| edit_header(&m.join("model.safetensors"), |h| h[NORM]["data_offsets"] = vec![0, 256].into()), &[weights]),
         (
             |m| edit_header(&m.join("model.safetensors"), |h| h[NORM]["data_offsets"] = vec![0u64, 1 << 60].into()),
             &[weights, NORM],

@@ -150,9 +150,33 @@ fn nothing_is_overwritten() {
 fn bf16_weights_and_many_options_train() {
     let dir = workplace();
     let more = [
-        "--dtype", "bf16", "--rank", "4", "--alpha", "8", "--rslora", "--init", "gaussian", "--targets",
-        "re:.*\\.(q|v)_proj", "--schedule", "cosine", "--warmup", "1", "--weight-decay", "0.1", "--clip", "0.5",
-        "--modules-to-save", "model.norm", "--grad-accum", "2", "--eval-batch", "5", "--device", "auto",
+        "--dtype",
+        "bf16",
+        "--rank",
+        "4",
+        "--alpha",
+        "8",
+        "--rslora",
+        "--init",
+        "gaussian",
+        "--targets",
+        "re:.*\\.(q|v)_proj",
+        "--schedule",
+        "cosine",
+        "--warmup",
+        "1",
+        "--weight-decay",
+        "0.1",
+        "--clip",
+        "0.5",
+        "--modules-to-save",
+        "model.norm",
+        "--grad-accum",
+        "2",
+        "--eval-batch",
+        "5",
+        "--device",
+        "auto",
     ];
     ok(dir.path(), &train_args(&more));
     let config = json(dir.path().join("lowrank-out/adapter_config.json"));

@@ -1,4 +1,4 @@
-//! The low-rank embedding: h = (Aᵀ)[ids], y = W[ids] + s h Bᵀ, and its gradients.
+//! The low-rank embedding: `h = (Aᵀ)[ids]`, `y = W[ids] + s h Bᵀ`, and its gradients.
 //!
 //! W `[vocab,dim]`, A `[r,vocab]`, B `[dim,r]`, ids `[count]`, y `[count,dim]`, h `[count,r]`.
 

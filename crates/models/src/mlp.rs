@@ -136,8 +136,8 @@ impl Host for Mlp {
 mod tests {
     use super::*;
 
-    /// W₁ = [[1, 2], [−1, 1]], b₁ = [0, −1], W₂ = [[3, −2]], b₂ = [½] at x = [1, 1]: h = relu([3, −1]) = [3, 0], y = 9½;
-    /// at x = [−1, 3]: h = relu([5, 3]), y = 15 − 6 + ½.
+    /// W₁ = [[1, 2], [−1, 1]], b₁ = [0, −1], W₂ = [[3, −2]], b₂ = [½].
+    /// At x = [1, 1]: h = relu([3, −1]) = [3, 0], y = 9½; at [−1, 3]: h = relu([5, 3]), y = 15 − 6 + ½.
     #[test]
     fn forward_by_hand() {
         let d = Device::reference().unwrap();

@@ -42,8 +42,11 @@ impl OutDir {
             Some(p) if !p.as_os_str().is_empty() => p.to_path_buf(),
             _ => PathBuf::from("."),
         };
-        let mut parents: Vec<PathBuf> =
-            parent.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists()).map(Path::to_path_buf).collect();
+        let mut parents: Vec<PathBuf> = parent
+            .ancestors()
+            .take_while(|p| !p.as_os_str().is_empty() && !p.exists())
+            .map(Path::to_path_buf)
+            .collect();
         parents.reverse();
         let temp = parent.join(format!(".{}.partial-{}", name.to_string_lossy(), std::process::id()));
         let out = OutDir { target: target.to_path_buf(), temp, parents, done: false };

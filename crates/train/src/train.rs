@@ -47,7 +47,10 @@ pub fn train(
     }
     let steps = options.steps(data.train.len());
     if steps.saturating_mul(options.grad_accum) >= MOST || options.warmup >= MOST {
-        return Err(Error::option("--steps", format!("{steps} steps of {} micro-batches are too many", options.grad_accum)));
+        return Err(Error::option(
+            "--steps",
+            format!("{steps} steps of {} micro-batches are too many", options.grad_accum),
+        ));
     }
     let device = model.device().clone();
     device.set_seed(options.seed);

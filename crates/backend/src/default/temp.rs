@@ -136,6 +136,9 @@ pub(super) fn copy_all<B: Backend + ?Sized>(b: &B, src: In<'_>, dst: Slot<'_>) -
 
 /// Adds `row` to each of `rows` rows of `dst`.
 pub(super) fn add_row<B: Backend + ?Sized>(b: &B, rows: usize, row: In<'_>, dst: Out<'_>) -> Result<()> {
+    if rows == 0 {
+        return Ok(());
+    }
     let block = Block { rows, cols: row.len, src_stride: 0, dst_stride: row.len };
     if row.dtype == dst.dtype {
         return b.copy(&block, row, Slot { out: dst, mode: Mode::Add });

@@ -23,6 +23,7 @@ fn describe(device: &Device) -> String {
     let precisions = [Precision::Full, Precision::Bf16x3, Precision::Tf32, Precision::Bf16];
     let precisions: Vec<_> =
         precisions.into_iter().filter(|&p| backend.supports_precision(p)).map(Precision::name).collect();
-    let threads = if device.name() == "cpu" { format!(", {} threads", rayon::current_num_threads()) } else { String::new() };
+    let threads =
+        if device.name() == "cpu" { format!(", {} threads", rayon::current_num_threads()) } else { String::new() };
     format!("{}{threads}: dtypes {}; precision {}", device.name(), dtypes.join(" "), precisions.join(" "))
 }

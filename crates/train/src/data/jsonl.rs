@@ -128,7 +128,8 @@ mod tests {
 
     #[test]
     fn long_documents_are_cut_and_counted() {
-        let d = read("{\"text\":\"abcdefghij\"}\n{\"prompt\":\"abcdefghij\",\"completion\":\"k\"}\n{\"text\":\"abcdef\"}");
+        let d =
+            read("{\"text\":\"abcdefghij\"}\n{\"prompt\":\"abcdefghij\",\"completion\":\"k\"}\n{\"text\":\"abcdef\"}");
         assert_eq!((d.cut, d.dropped, d.examples.len()), (2, 1, 2));
         assert_eq!(d.examples[0].ids.len(), 6);
         assert_eq!(d.examples[1].targets, vec![98, 99, 100, 101, 102, 0]);
@@ -158,7 +159,11 @@ mod tests {
         assert_eq!(error("{\"prompt\":\"a\"}"), "f: line 1: field `completion` is missing");
         assert_eq!(error("{\"prompt\":\"a\",\"completion\":\"\"}"), "f: line 1: field `completion` is empty");
         assert_eq!(error("[1]"), "f: line 1: not a JSON object");
-        assert!(error("{\"text\": }").starts_with("f: line 1: column 10: not valid JSON: "), "{}", error("{\"text\": }"));
+        assert!(
+            error("{\"text\": }").starts_with("f: line 1: column 10: not valid JSON: "),
+            "{}",
+            error("{\"text\": }")
+        );
     }
 
     #[test]

@@ -106,13 +106,7 @@ impl Dataset {
     }
 
     /// Everything in `valid`, nothing to train on: for an evaluation of a whole file.
-    pub fn whole(
-        file: &str,
-        bytes: &[u8],
-        format: Format,
-        encode: &Encode<'_>,
-        options: &DataOptions,
-    ) -> Result<Self> {
+    pub fn whole(file: &str, bytes: &[u8], format: Format, encode: &Encode<'_>, options: &DataOptions) -> Result<Self> {
         check_seq_len(options)?;
         let text = utf8(file, bytes)?;
         let (valid, cut, dropped) = match format {
@@ -199,7 +193,11 @@ mod tests {
         assert_eq!(error(Format::Text, b""), "f: is empty; there is nothing to learn from");
         assert_eq!(error(Format::Jsonl, b"\n \n"), "f: is empty; there is nothing to learn from");
         assert_eq!(error(Format::Text, b"ab\ncd\xff"), "f: line 2: not UTF-8 (byte 5)");
-        assert!(error(Format::Text, b"too short").starts_with("f: 9 tokens are too few"), "{}", error(Format::Text, b"t"));
+        assert!(
+            error(Format::Text, b"too short").starts_with("f: 9 tokens are too few"),
+            "{}",
+            error(Format::Text, b"t")
+        );
     }
 
     #[test]

@@ -71,7 +71,12 @@ fn rope() {
 /// Changes to the configuration, and what the message must contain.
 #[test]
 fn refusals_name_file_and_field() {
-    let llama3 = |low: f64, high: f64| json!({"rope_type": "llama3", "factor": 8, "low_freq_factor": low, "high_freq_factor": high, "original_max_position_embeddings": 64});
+    let llama3 = |low: f64, high: f64| {
+        json!({
+            "rope_type": "llama3", "factor": 8, "low_freq_factor": low, "high_freq_factor": high,
+            "original_max_position_embeddings": 64
+        })
+    };
     let cases = [
         (json!({"model_type": "gpt2"}), vec!["model_type", "`gpt2`", "llama, mistral, qwen2"]),
         (json!({"model_type": "gemma"}), vec!["model_type", "`gemma`"]),
