@@ -152,7 +152,7 @@ impl Candidate {
     fn matrixmultiply(&mut self) {
         let Shape { m, k, n, .. } = self.shape;
         let [x, w] = &self.host;
-        let (rows, inner, cols) = (n as isize, k as isize, 1);
+        let (n_stride, k_stride, one) = (n as isize, k as isize, 1);
         // SAFETY: x is [m,k], w is [n,k] read transposed, product is [m,n]; all strides stay inside these lengths.
         unsafe {
             matrixmultiply::sgemm(
@@ -161,15 +161,15 @@ impl Candidate {
                 n,
                 1.0,
                 x.as_ptr(),
-                inner,
-                cols,
+                k_stride,
+                one,
                 w.as_ptr(),
-                cols,
-                inner,
+                one,
+                k_stride,
                 0.0,
                 self.product.as_mut_ptr(),
-                rows,
-                cols,
+                n_stride,
+                one,
             );
         }
         black_box(&self.product);
@@ -179,7 +179,7 @@ impl Candidate {
     fn gemm(&mut self) {
         let Shape { m, k, n, .. } = self.shape;
         let [x, w] = &self.host;
-        let (rows, inner, cols) = (n as isize, k as isize, 1);
+        let (n_stride, k_stride, one) = (n as isize, k as isize, 1);
         let threads = gemm::Parallelism::Rayon(0);
         // SAFETY: x is [m,k], w is [n,k] read transposed, product is [m,n]; all strides stay inside these lengths.
         unsafe {
@@ -188,15 +188,15 @@ impl Candidate {
                 n,
                 k,
                 self.product.as_mut_ptr(),
-                cols,
-                rows,
+                one,
+                n_stride,
                 false,
                 x.as_ptr(),
-                cols,
-                inner,
+                one,
+                k_stride,
                 w.as_ptr(),
-                inner,
-                cols,
+                k_stride,
+                one,
                 0.0,
                 1.0,
                 false,

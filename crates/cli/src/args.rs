@@ -14,7 +14,7 @@ use crate::failure::{Failure, Result};
 #[derive(Args)]
 #[command(next_help_heading = "Device")]
 pub struct DeviceArgs {
-    /// cpu, cuda[:i], wgpu[:i], reference (plain loops in f64, slow) or auto
+    /// cpu, cuda, wgpu (cuda:1, wgpu:1 for the second one), reference (plain loops in f64, slow) or auto
     #[arg(long, value_name = "NAME", default_value = "cpu")]
     pub device: String,
     /// Threads of the CPU [default: one a core]

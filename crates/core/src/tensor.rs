@@ -258,7 +258,6 @@ impl Tensor {
         *self.meta.lock_grad() = None;
     }
 
-
     /// `name [2, 3] f32 on cpu`, for messages.
     pub fn label(&self, fallback: &str) -> String {
         let name = self.meta.name.as_deref().unwrap_or(fallback);

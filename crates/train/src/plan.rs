@@ -101,8 +101,20 @@ fn activations(model: &Llama, adapter: &Adapter, batch: usize, length: usize) ->
     // Norm inputs and results twice; q, k, v after rope, attention's result, its log-sum-exp; gate, up, their product.
     let block = 4 * hidden + 2 + 2 * q + 2 * kv + c.num_attention_heads + 3 * inner;
     let ranks: usize = adapter.layers.values().map(|l| l.rank).sum();
-    let token = c.num_hidden_layers * block + 2 * hidden + ranks + c.vocab_size;
+    let blocks = c.num_hidden_layers - first_block(adapter).min(c.num_hidden_layers);
+    let token = blocks * block + 2 * hidden + ranks + c.vocab_size;
     batch * length * token * model.dtype().size()
+}
+
+/// The lowest block that a trained tensor is in, or feeds: nothing is kept of the ones below it.
+fn first_block(adapter: &Adapter) -> usize {
+    let block = |name: &str| match name.split_once(".layers.") {
+        Some((_, rest)) => rest.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0),
+        None if name.contains("embed_tokens") => 0,
+        // The last norm and the head.
+        None => usize::MAX,
+    };
+    adapter.parameters().iter().map(|(name, _)| block(name)).min().unwrap_or(0)
 }
 
 /// Refuses a rank above min(out, in) of its layer: B A can have no higher rank, so the rest is waste.

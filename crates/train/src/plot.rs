@@ -1,5 +1,6 @@
 //! The picture of a run. SVG text is drawn by whoever shows the file: no font of this machine is needed.
 
+use plotters::chart::SeriesLabelPosition;
 use plotters::prelude::*;
 
 use crate::{Error, Result};
@@ -29,7 +30,14 @@ fn draw(svg: &mut String, train: &[(usize, f64)], valid: &[(usize, f64)]) -> Res
         .x_label_area_size(40)
         .y_label_area_size(52)
         .build_cartesian_2d(0f64..last as f64, (low - margin)..(high + margin))?;
-    chart.configure_mesh().light_line_style(WHITE).x_desc("step").x_label_formatter(&|x| format!("{x:.0}")).draw()?;
+    chart
+        .configure_mesh()
+        .light_line_style(WHITE)
+        .label_style(("sans-serif", 15))
+        .x_desc("step")
+        .x_label_formatter(&|x| format!("{x:.0}"))
+        .y_label_formatter(&|y| format!("{y:.2}"))
+        .draw()?;
 
     let points = |data: &[(usize, f64)]| -> Vec<(f64, f64)> {
         data.iter().filter(|p| p.1.is_finite()).map(|p| (p.0 as f64, p.1)).collect()
@@ -44,7 +52,13 @@ fn draw(svg: &mut String, train: &[(usize, f64)], valid: &[(usize, f64)]) -> Res
         .label("held out")
         .legend(move |(x, y)| legend(x, y, VALID));
     chart.draw_series(points(valid).into_iter().map(|p| Circle::new(p, 5, VALID.filled())))?;
-    chart.configure_series_labels().background_style(WHITE).border_style(BLACK.mix(0.3)).draw()?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .label_font(("sans-serif", 15))
+        .background_style(WHITE)
+        .border_style(BLACK.mix(0.3))
+        .draw()?;
     root.present()?;
     Ok(())
 }

@@ -21,7 +21,7 @@ Examples:
   lowrank generate --model ./SmolLM2-135M --adapter ./out --prompt \"Q: \" --max-new 200 --top-p 0.9 --seed 7")]
 pub struct Args {
     /// Text to continue
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
     prompt: String,
     /// Adapter directory
     #[arg(long, value_name = "DIR")]

@@ -3,6 +3,8 @@
 mod args;
 mod sample;
 
+use std::path::PathBuf;
+
 use lowrank_lora::{Adapter, Host};
 use lowrank_models::Tokenizer;
 use lowrank_train::{Error, OutDir, Recorder, Summary, check_ranks, save, train};
@@ -96,7 +98,8 @@ fn next(args: &Args, tokenizer: &Tokenizer, prompt: &[u32], summary: &Summary) -
     if summary.seed != 0 {
         data += &format!(" --seed {}", summary.seed);
     }
-    let mut merged = args.out.clone().into_os_string();
+    // Without a slash at the end.
+    let mut merged = args.out.components().collect::<PathBuf>().into_os_string();
     merged.push("-merged");
     Ok(format!(
         "\nsaved {out} (adapter_config.json, adapter_model.safetensors, metrics.jsonl, summary.json, loss.svg)\n\n\
