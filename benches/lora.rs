@@ -125,19 +125,20 @@ impl Candidate {
         }
     }
 
-    /// Gradients start anew, so that every pass does the same work.
-    fn prepare(&self) -> Result<Tensor> {
+    /// y and its gradient. The leaves' gradients start anew, and the one of y is handed over, not copied by backward, so
+    /// that every pass does the same work and no more.
+    fn prepare(&self) -> Result<[Tensor; 2]> {
         [&self.x, &self.a, &self.b].into_iter().for_each(Tensor::zero_grad);
-        self.forward()
+        Ok([self.forward()?, self.gy.scale(1.0)?])
     }
 
     /// What is timed, given what `prepare` made for a backward pass.
-    fn run(&mut self, prepared: Option<Tensor>) -> Result<()> {
+    fn run(&mut self, prepared: Option<[Tensor; 2]>) -> Result<()> {
         match (self.kind, prepared) {
             (Kind::MatrixMultiply, _) => self.matrixmultiply(),
             (Kind::Gemm, _) => self.gemm(),
-            (_, Some(y)) => {
-                y.backward_with(self.gy.clone())?;
+            (_, Some([y, gy])) => {
+                y.backward_with(gy)?;
                 self.device.backend().sync()?;
             }
             (_, None) => {
@@ -208,7 +209,7 @@ impl Candidate {
         black_box(&self.product);
     }
 
-    fn prepared(&self, pass: Pass) -> Option<Tensor> {
+    fn prepared(&self, pass: Pass) -> Option<[Tensor; 2]> {
         (pass == Pass::Backward).then(|| self.prepare().expect("forward"))
     }
 }

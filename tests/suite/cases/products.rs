@@ -173,6 +173,10 @@ pub fn rows() -> Vec<Case> {
     rows.push(linear([17, 31, 64], Base::Stored(DType::BF16), true));
     rows.push(linear([129, 65, 127], Base::Stored(DType::BF16), false));
     rows.push(linear([5, 33, 20], Base::Stored(DType::F16), false));
+    // Few rows, and sums longer than what a kernel converts or keeps in cache at a time.
+    rows.push(linear([16, 300, 1100], Base::Frozen, true));
+    rows.push(linear([9, 300, 1100], Base::Stored(DType::BF16), false));
+    rows.push(linear([40, 1030, 1040], Base::Stored(DType::BF16), true));
     rows.push(matmul(3, [5, 7, 11], false, false));
     rows.push(matmul(4, [16, 9, 33], false, true));
     rows.push(matmul(3, [5, 7, 11], true, false));
@@ -183,6 +187,9 @@ pub fn rows() -> Vec<Case> {
     rows.push(lora_linear([9, 20, 24, 4], Base::Trainable, true, 0.0));
     rows.push(lora_linear([65, 33, 40, 8], Base::Frozen, false, 0.5));
     rows.push(lora_linear([19, 33, 40, 8], Base::Frozen, true, 0.3));
+    // Masks that start in the middle: of rows, of columns, of long sums.
+    rows.push(lora_linear([300, 40, 530, 8], Base::Frozen, false, 0.5));
+    rows.push(lora_linear([1030, 5, 1040, 3], Base::Frozen, false, 0.5));
     rows.push(lora_linear([17, 64, 96, 8], Base::Stored(DType::BF16), false, 0.0));
     rows.push(lora_linear([129, 65, 127, 16], Base::Stored(DType::BF16), true, 0.0));
     rows.push(lora_linear([5, 33, 20, 3], Base::Stored(DType::F16), false, 0.0));

@@ -24,13 +24,9 @@ pub(super) fn split(file: &str, tokens: &[u32], seq_len: usize) -> Result<(Vec<E
     Ok((train, valid))
 }
 
-/// Contiguous windows of `seq_len + 1` tokens that do not overlap; a rest shorter than that is left out, unless there
-/// is nothing else.
+/// Contiguous windows of `seq_len + 1` tokens that do not overlap; the last one may be shorter.
 pub(super) fn windows(tokens: &[u32], seq_len: usize) -> Vec<Example> {
-    if (2..=seq_len).contains(&tokens.len()) {
-        return vec![Example::next_tokens(tokens)];
-    }
-    tokens.chunks_exact(seq_len + 1).map(Example::next_tokens).collect()
+    tokens.chunks(seq_len + 1).filter(|window| window.len() > 1).map(Example::next_tokens).collect()
 }
 
 #[cfg(test)]
@@ -45,8 +41,8 @@ mod tests {
         assert_eq!(train.len(), 22);
         assert_eq!(train[1], Example { ids: vec![4, 5, 6, 7], targets: vec![5, 6, 7, 8] });
         assert_eq!(train[21].targets.last(), Some(&88));
-        // 10 held out: two windows of 5.
-        assert_eq!(valid.len(), 2);
+        // 10 held out: two windows of 5; with 4 tokens a window also a rest of two, with 3 a rest that predicts nothing.
+        assert_eq!((valid.len(), windows(&tokens[90..], 3).len(), windows(&tokens[90..], 2).len()), (2, 3, 3));
         assert_eq!(valid[0], Example { ids: vec![90, 91, 92, 93], targets: vec![91, 92, 93, 94] });
         assert_eq!(valid[1].ids[0], 95);
     }
