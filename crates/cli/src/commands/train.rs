@@ -6,9 +6,7 @@ use lowrank_core::IGNORE;
 use lowrank_core::optim::Schedule;
 use lowrank_lora::{Adapter, Bias, Host, Init, LoraConfig, Targets};
 use lowrank_models::{Llama, Sampling, Tokenizer, generate};
-use lowrank_train::{
-    Error, Example, Length, Options, OutDir, Recorder, Summary, check_ranks, save, train,
-};
+use lowrank_train::{Error, Example, Length, Options, OutDir, Recorder, Summary, check_ranks, save, train};
 
 use crate::args::{DataArgs, DeviceArgs, ModelArgs, load};
 use crate::failure::{Failure, Result};
@@ -75,6 +73,12 @@ struct AdapterArgs {
     /// Scale by α/√r
     #[arg(long)]
     rslora: bool,
+    /// Train every row's magnitude beside its direction (DoRA)
+    #[arg(long)]
+    dora: bool,
+    /// Leave A as it starts and train B alone (LoRA-FA)
+    #[arg(long)]
+    freeze_a: bool,
     /// How A and B start: default, gaussian, both-zero or both-random
     #[arg(long, value_name = "NAME", default_value = "default")]
     init: Init,
@@ -95,6 +99,9 @@ struct TrainingArgs {
     /// Peak learning rate of AdamW
     #[arg(long, value_name = "X", default_value_t = 3e-3)]
     lr: f64,
+    /// B learns at this many times the rate (LoRA+; its paper: 16)
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
+    lora_plus: f64,
     /// constant, linear or cosine (both to 0 at the end)
     #[arg(long, value_name = "NAME", default_value = "constant")]
     schedule: Schedule,
@@ -146,7 +153,10 @@ pub fn run(args: &Args) -> Result<()> {
     }
 
     let head = vec![
-        ("model", format!("{} ({}, {} parameters)", base.name(), model.model_type(), thousands(model.parameter_count()))),
+        (
+            "model",
+            format!("{} ({}, {} parameters)", base.name(), model.model_type(), thousands(model.parameter_count())),
+        ),
         ("data", source.file.clone()),
         ("adapter", args.describe()),
         ("device", args.device.label(&device)),
@@ -200,6 +210,7 @@ impl Args {
                 (None, None) => Options::default().length,
             },
             lr: t.lr,
+            lora_plus: t.lora_plus,
             schedule: t.schedule,
             warmup: t.warmup,
             weight_decay: t.weight_decay,
@@ -217,6 +228,8 @@ impl Args {
             alpha: a.alpha,
             dropout: a.dropout,
             use_rslora: a.rslora,
+            use_dora: a.dora,
+            freeze_a: a.freeze_a,
             targets: a.targets.clone(),
             exclude: a.exclude.clone(),
             layers_to_transform: a.layers.as_ref().map(|n| n.0.clone()),
@@ -230,8 +243,16 @@ impl Args {
 
     fn describe(&self) -> String {
         let a = &self.adapter;
-        let scale = if a.rslora { "rsLoRA" } else { "LoRA" };
+        let scale = match (a.dora, a.rslora) {
+            (false, false) => "LoRA",
+            (false, true) => "rsLoRA",
+            (true, false) => "DoRA",
+            (true, true) => "DoRA with α/√r",
+        };
         let mut text = format!("{scale}, r {}, α {}, init {}, on {}", a.rank, a.alpha, a.init, a.targets);
+        if a.freeze_a {
+            text += ", A frozen";
+        }
         if a.dropout > 0.0 {
             text += &format!(", dropout {}", a.dropout);
         }
@@ -241,7 +262,8 @@ impl Args {
     fn describe_batch(&self) -> String {
         let t = &self.training;
         let times = if t.grad_accum > 1 { format!(" × {} micro-batches", t.grad_accum) } else { String::new() };
-        format!("{} × {} tokens{times}, lr {} {}, seed {}", t.batch, self.data.seq_len, t.lr, t.schedule, t.seed)
+        let plus = if t.lora_plus == 1.0 { String::new() } else { format!(" (B {} times that)", t.lora_plus) };
+        format!("{} × {} tokens{times}, lr {}{plus} {}, seed {}", t.batch, self.data.seq_len, t.lr, t.schedule, t.seed)
     }
 
     /// What to try next, as commands that can be pasted.
@@ -300,7 +322,8 @@ struct Numbers(Vec<usize>);
 
 /// `0,2,4-7`.
 fn numbers(text: &str) -> Result<Numbers, String> {
-    let number = |s: &str| s.trim().parse::<usize>().map_err(|_| format!("`{s}` is no number; write a list as 0,2,4-7"));
+    let number =
+        |s: &str| s.trim().parse::<usize>().map_err(|_| format!("`{s}` is no number; write a list as 0,2,4-7"));
     let mut list = Vec::new();
     for part in text.split(',') {
         match part.split_once('-') {
