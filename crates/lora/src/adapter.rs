@@ -1,5 +1,7 @@
 //! An adapter: trainable tensors by the name of the layer they belong to.
 
+mod magnitude;
+
 use std::collections::BTreeMap;
 
 use lowrank_core::Tensor;
@@ -58,13 +60,22 @@ impl Adapter {
         };
         let sizes = Sizes { kind: m.kind, k: a_shape[1], n: b_shape[0], r: rank };
         let (a, b) = init::draw(self.config.init, &m.name, seed, &sizes);
+        no_magnitude_on(m, self.config.use_dora)?;
+        if self.config.freeze_a && a.iter().all(|&x| x == 0.0) {
+            let detail = format!("`{}`: A starts at zero, and would stay there with everything it multiplies", m.name);
+            return Err(Error::config("freeze_a", detail));
+        }
         let leaf = |key: String, data: &[f64], shape: &[usize]| -> Result<Tensor> {
             Ok(Tensor::from_f64(data, shape, host.dtype(), host.device())?.named(key).trainable()?)
         };
+        let (a, b) = (leaf(keys::a(&m.name, m.kind), &a, &a_shape)?, leaf(keys::b(&m.name, m.kind), &b, &b_shape)?);
+        let scale = self.config.scale(rank, alpha);
+        let magnitude = if self.config.use_dora { Some(magnitude::start(host, &m.name, &a, &b, scale)?) } else { None };
         Ok(LowRank {
-            a: leaf(keys::a(&m.name, m.kind), &a, &a_shape)?,
-            b: leaf(keys::b(&m.name, m.kind), &b, &b_shape)?,
-            scale: self.config.scale(rank, alpha),
+            a: if self.config.freeze_a { a.detach().named(keys::a(&m.name, m.kind)) } else { a },
+            b,
+            magnitude,
+            scale,
             dropout: self.config.dropout,
             rank,
             alpha,
@@ -112,10 +123,16 @@ impl Adapter {
 
     /// Every trainable tensor under its key in PEFT's file, sorted by key.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.tensors().into_iter().filter(|(_, t)| t.requires_grad()).collect()
+    }
+
+    /// Every tensor of the adapter under its key in PEFT's file, sorted by key; a frozen A is one of them.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
         let mut list = Vec::new();
         for (name, pair) in &self.layers {
             list.push((keys::a(name, pair.kind), pair.a.clone()));
             list.push((keys::b(name, pair.kind), pair.b.clone()));
+            list.extend(pair.magnitude.iter().map(|m| (keys::magnitude(name), m.clone())));
         }
         for (parameter, tensor) in &self.saved {
             list.push((keys::plain(parameter), tensor.clone()));
@@ -133,6 +150,8 @@ impl Adapter {
         report::of(self, host)
     }
 }
+
+pub(crate) use magnitude::no_magnitude_on;
 
 /// The name becomes a directory and a part of keys.
 pub(crate) fn check_name(name: &str) -> Result<()> {

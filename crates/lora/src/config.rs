@@ -21,6 +21,10 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// Scale by α/√r instead of α/r (Kalajdzievski 2023, "A Rank Stabilization Scaling Factor").
     pub use_rslora: bool,
+    /// Train every row's magnitude beside its direction (Liu et al. 2024, "DoRA"). Linear layers only.
+    pub use_dora: bool,
+    /// Leave A as it starts: only B is trained (Zhang et al. 2023, "LoRA-FA"). Not written to files, which are plain LoRA.
+    pub freeze_a: bool,
     /// Which layers get a pair.
     pub targets: Targets,
     /// Which of them do not; asked first.
@@ -54,6 +58,8 @@ impl Default for LoraConfig {
             alpha: 16.0,
             dropout: 0.0,
             use_rslora: false,
+            use_dora: false,
+            freeze_a: false,
             targets: Targets::AllLinear,
             exclude: None,
             layers_to_transform: None,

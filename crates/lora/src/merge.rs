@@ -1,4 +1,4 @@
-//! `W′ = W + s·B A` (embedding: `W + s·Aᵀ Bᵀ`), summed in f64 on the host and rounded once to W's dtype.
+//! `W′ = W + s·B A` (embedding: `W + s·Aᵀ Bᵀ`; DoRA: `m ⊙ (W + s·B A) / ‖W + s·B A‖` by rows), summed in f64 on the host and rounded once to W's dtype.
 //!
 //! In bf16 an update below half a unit of W's last place is lost whatever one does; summing wide and rounding once
 //! loses nothing more. The base's tensor is kept, so unmerging is exact; subtracting again would not be.
@@ -83,6 +83,7 @@ fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank) -> Result<Tensor> {
         Kind::Embedding => (transposed(&a, r, rows), transposed(&b, cols, r)),
         _ => (b, a),
     };
+    let magnitude = pair.magnitude.as_ref().map(Tensor::to_f64).transpose()?;
     let mut out = w.to_vec::<T>()?;
     let mut sum = vec![0.0; cols];
     for i in 0..rows {
@@ -94,8 +95,15 @@ fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank) -> Result<Tensor> {
                 *s += factor * x;
             }
         }
+        for (w, s) in row.iter().zip(&mut sum) {
+            *s = w.wide() + pair.scale * *s;
+        }
+        if let Some(m) = &magnitude {
+            let g = m[i] / sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+            sum.iter_mut().for_each(|x| *x *= g);
+        }
         for (w, s) in row.iter_mut().zip(&sum) {
-            *w = T::narrow(w.wide() + pair.scale * s);
+            *w = T::narrow(*s);
         }
     }
     finished(w, out)

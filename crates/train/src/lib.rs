@@ -10,6 +10,7 @@ mod batch;
 mod data;
 mod error;
 mod evaluate;
+mod groups;
 mod metrics;
 mod observer;
 mod options;

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use lowrank_core::Tensor;
-use lowrank_core::optim::{AdamW, AdamWOptions, Group};
+use lowrank_core::optim::{AdamW, AdamWOptions};
 use lowrank_lora::{Adapter, Host, attach};
 use lowrank_models::Llama;
 
 use crate::evaluate::evaluate_with;
+use crate::groups::groups;
 use crate::sampler::Sampler;
 use crate::{
     Batch, Dataset, Error, Evaluation, Example, Observer, Options, Plan, Result, StepRecord, Summary, When, check_ranks,
@@ -147,12 +148,11 @@ struct Pending {
 
 impl<'a> Run<'a> {
     fn new(model: &'a Llama, adapter: &Adapter, data: &'a Dataset, options: &'a Options, steps: usize) -> Result<Self> {
-        let group = Group { params: adapter.parameters(), lr: options.lr, weight_decay: options.weight_decay };
         Ok(Run {
             model,
             data,
             options,
-            optimiser: AdamW::new(vec![group], AdamWOptions::default())?,
+            optimiser: AdamW::new(groups(adapter, options)?, AdamWOptions::default())?,
             sampler: Sampler::new(data.train.len(), options.seed),
             steps,
             step: 0,

@@ -45,6 +45,7 @@ mod softmax;
 
 // Products.
 mod attention;
+mod dora_linear;
 mod embedding;
 mod linear;
 mod lora_embedding;

@@ -17,7 +17,7 @@ use crate::{Adapter, Host, LoraConfig, Result, write_tensors};
 /// The contents of the configuration file and of the tensor file. `base` names the base model; without it, what the
 /// configuration was loaded with stays.
 pub fn to_files(adapter: &Adapter, base: Option<&str>) -> Result<(String, Vec<u8>)> {
-    Ok((config::render(&adapter.config, base)?, write_tensors(&adapter.parameters())?))
+    Ok((config::render(&adapter.config, base)?, write_tensors(&adapter.tensors())?))
 }
 
 /// An adapter from the contents of its two files (whose names are for messages), checked against the host: every
