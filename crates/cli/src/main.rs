@@ -39,6 +39,10 @@ enum Command {
     Generate(commands::generate::Args),
     /// Write an adapter into the model's weights: a plain model
     Merge(commands::merge::Args),
+    /// A weighted sum of adapters as one adapter
+    Combine(commands::combine::Args),
+    /// The same adapter at another rank
+    Rerank(commands::combine::RerankArgs),
     /// What an adapter or a model consists of
     Inspect(commands::inspect::Args),
     /// The devices of this build
@@ -52,6 +56,8 @@ fn main() -> ExitCode {
         Command::Eval(args) => commands::eval::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Merge(args) => commands::merge::run(&args),
+        Command::Combine(args) => commands::combine::run(&args),
+        Command::Rerank(args) => commands::combine::run_rerank(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Devices => commands::devices::run(),
     };

@@ -11,6 +11,7 @@
 //! * [`TensorFile`], [`write_tensors`], [`files`]: safetensors and safe file writing.
 
 mod adapter;
+pub mod algebra;
 mod attach;
 mod config;
 mod error;
@@ -33,6 +34,6 @@ pub use config::{Bias, Init, LoraConfig, Targets};
 pub use error::{Error, Result};
 pub use host::{Host, Kind, Module, ModuleMut};
 pub use layer::{Embedding, Linear, LowRank, Norm};
-pub use merge::{merge, unmerge};
+pub use merge::{LayerLoss, MergeReport, Rounding, merge, merge_with, unmerge};
 pub use report::Report;
 pub use tensors::{TensorFile, write_tensors};

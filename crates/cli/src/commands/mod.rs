@@ -1,5 +1,6 @@
 //! One file per command: its options, and `run`.
 
+pub mod combine;
 pub mod devices;
 pub mod eval;
 pub mod generate;

@@ -34,7 +34,7 @@ pub(crate) fn draw(init: Init, layer: &str, seed: u64, sizes: &Sizes) -> (Vec<f6
 }
 
 /// FNV-1a, 32 bits.
-fn fnv1a(text: &str) -> u32 {
+pub(crate) fn fnv1a(text: &str) -> u32 {
     text.bytes().fold(0x811c_9dc5, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }
 
