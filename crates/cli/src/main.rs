@@ -43,6 +43,8 @@ enum Command {
     Combine(commands::combine::Args),
     /// The same adapter at another rank
     Rerank(commands::combine::RerankArgs),
+    /// Write an adapter as a file for another program
+    Export(commands::export::Args),
     /// What an adapter or a model consists of
     Inspect(commands::inspect::Args),
     /// The devices of this build
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Merge(args) => commands::merge::run(&args),
         Command::Combine(args) => commands::combine::run(&args),
         Command::Rerank(args) => commands::combine::run_rerank(&args),
+        Command::Export(args) => commands::export::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Devices => commands::devices::run(),
     };

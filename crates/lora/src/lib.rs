@@ -16,6 +16,7 @@ mod attach;
 mod config;
 mod error;
 pub mod files;
+pub mod gguf;
 mod host;
 mod init;
 mod layer;

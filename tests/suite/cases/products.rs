@@ -1,5 +1,6 @@
 //! embedding, linear, lora_embedding, lora_linear, matmul: sums of products.
 
+use lowrank_core::ops::RowAdapter;
 use lowrank_core::{DType, Tensor};
 
 use crate::case::Bound::{Largest, Moved, Product};
@@ -176,6 +177,41 @@ fn dora_linear(sizes: [usize; 4], base: Base, bias: bool, p: f64, fixed: bool) -
         .grad_bound(Largest(2.0 * (m + n + k + r) as f64))
 }
 
+/// Row i of x has adapter `rows[i·len/m]`.
+fn lora_linear_multi([m, n, k]: [usize; 3], ranks: &'static [usize], rows: Vec<Option<usize>>, bias: bool) -> Case {
+    let scale = |i: usize| [0.5, 2.0, -1.0][i % 3];
+    let mut inputs = vec![float(&[m, k]), float(&[n, k]).frozen()];
+    inputs.extend(ranks.iter().flat_map(|&r| [float(&[r, k]), float(&[n, r])]));
+    if bias {
+        inputs.push(float(&[n]).frozen());
+    }
+    let name = format!("m{m} n{n} k{k} ranks {ranks:?} rows {rows:?}{}", if bias { " bias" } else { "" });
+    let (by_row, block) = (rows.clone(), m / rows.len());
+    let oracle = move |v: &[Vec<f64>]| {
+        let mut y = oracle::nt(&v[0], &v[1], [m, n, k]);
+        for i in 0..m {
+            let Some(l) = by_row[i / block] else { continue };
+            let h = oracle::nt(&v[0][i * k..(i + 1) * k], &v[2 + 2 * l], [1, ranks[l], k]);
+            let branch = oracle::nt(&h, &v[3 + 2 * l], [1, n, ranks[l]]);
+            y[i * n..(i + 1) * n].iter_mut().zip(branch).for_each(|(y, b)| *y += scale(l) * b);
+        }
+        if bias {
+            oracle::add_row(&mut y, &v[v.len() - 1]);
+        }
+        y
+    };
+    let call = move |t: &[Tensor]| {
+        let adapter = |i: usize| RowAdapter { a: t[2 + 2 * i].clone(), b: t[3 + 2 * i].clone(), scale: scale(i) };
+        let adapters: Vec<RowAdapter> = (0..ranks.len()).map(adapter).collect();
+        t[0].lora_linear_multi(&t[1], bias.then(|| &t[t.len() - 1]), &adapters, &rows)
+    };
+    let most = ranks.iter().max().unwrap_or(&0);
+    Case::new("lora_linear_multi", name, inputs, call, oracle)
+        .bound(Product(k + most + 4))
+        .grad_bound(Product(m + n.max(k) + most + 4))
+        .multilinear()
+}
+
 fn matmul(batch: usize, [m, n, k]: [usize; 3], shared: bool, transposed: bool) -> Case {
     let matrix = if transposed { [n, k] } else { [k, n] };
     let b = if shared { matrix.to_vec() } else { vec![batch, matrix[0], matrix[1]] };
@@ -251,6 +287,13 @@ pub fn rows() -> Vec<Case> {
     rows.push(lora_linear([129, 65, 127, 16], Base::Stored(DType::BF16), true, 0.0));
     rows.push(lora_linear([5, 33, 20, 3], Base::Stored(DType::F16), false, 0.0));
     rows.extend(lora_linear_parts());
+    let mixed = |m: usize| (0..m).map(|i| [None, Some(1), Some(0), Some(1)][(i * i + i / 3) % 4]).collect::<Vec<_>>();
+    rows.push(lora_linear_multi([1, 1, 1], &[1], vec![Some(0)], true));
+    rows.push(lora_linear_multi([5, 3, 7], &[2, 16], vec![Some(1), None, Some(0), Some(1), None], false));
+    rows.push(lora_linear_multi([12, 9, 8], &[3, 1, 4], vec![Some(2), Some(0), None], true));
+    rows.push(lora_linear_multi([40, 31, 33], &[3, 8], mixed(40), true));
+    rows.push(lora_linear_multi([130, 65, 70], &[8, 4], mixed(130), false));
+    rows.push(lora_linear_multi([20, 12, 14], &[], vec![None], true));
     for (i, sizes) in
         [[1, 1, 1, 1], [2, 3, 5, 3], [5, 3, 7, 16], [17, 31, 64, 8], [65, 129, 127, 4], [130, 257, 300, 8]]
             .into_iter()

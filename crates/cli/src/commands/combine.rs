@@ -7,7 +7,7 @@ use lowrank_lora::algebra::{Derived, Method, combine, rerank};
 use lowrank_lora::{Adapter, peft};
 use lowrank_train::OutDir;
 
-use crate::args::DeviceArgs;
+use crate::args::{DeviceArgs, read_adapter};
 use crate::base::Base;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
@@ -95,7 +95,7 @@ pub fn run(args: &Args) -> Result<()> {
     let model = base.load(&device, None)?;
     let mut adapters = Vec::with_capacity(parts.len());
     for (dir, _) in &parts {
-        adapters.push(peft::load(dir, &model)?);
+        adapters.push(read_adapter(dir, &model)?);
     }
     let largest = adapters.iter().flat_map(|a| a.layers.values()).map(|l| l.rank).max().unwrap_or(1);
     let method = match args.method {
@@ -114,7 +114,7 @@ pub fn run_rerank(args: &RerankArgs) -> Result<()> {
     let out = OutDir::reserve(&args.out)?;
     interrupt::install(out.path(), false)?;
     let base = Base::of(args.model.as_deref(), Some(&args.adapter))?;
-    let adapter = peft::load(&args.adapter, &base.load(&device, None)?)?;
+    let adapter = read_adapter(&args.adapter, &base.load(&device, None)?)?;
     finish(&rerank(&adapter, args.rank, args.seed)?, out, &base, &args.out)
 }
 

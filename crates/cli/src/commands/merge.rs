@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use lowrank_core::{DType, Tensor, no_grad};
-use lowrank_lora::{Host, MergeReport, Rounding, attach, files, merge_with, peft, write_tensors};
+use lowrank_lora::{Host, MergeReport, Rounding, attach, files, merge_with, write_tensors};
 use lowrank_models::Llama;
 use lowrank_train::OutDir;
 use serde_json::Value;
 
-use crate::args::DeviceArgs;
+use crate::args::{DeviceArgs, read_adapter};
 use crate::base::Base;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
@@ -58,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     // Loaded in the dtype to write, so that merging rounds once.
     let mut model = base.load(&device, Some(dtype))?;
-    let adapter = peft::load(&args.adapter, &model)?;
+    let adapter = read_adapter(&args.adapter, &model)?;
     attach(&mut model, &adapter)?;
     let was_tied = model.is_tied();
 

@@ -3,6 +3,7 @@
 pub mod combine;
 pub mod devices;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod merge;

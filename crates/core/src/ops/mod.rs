@@ -50,6 +50,7 @@ mod embedding;
 mod linear;
 mod lora_embedding;
 mod lora_linear;
+mod lora_linear_multi;
 mod matmul;
 mod rope;
 
@@ -57,4 +58,5 @@ mod rope;
 mod ids;
 mod rows;
 
+pub use lora_linear_multi::RowAdapter;
 pub use rope::{Llama3Scaling, RopeTables};

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use lowrank_core::Tensor;
+
 use super::factors::Factors;
 use crate::peft::keys;
 use crate::{Adapter, Bias, Error, Init, LoraConfig, LowRank, Result, Targets};
@@ -14,7 +16,6 @@ pub(super) fn assemble(
     parts: &[&Adapter],
     layers: BTreeMap<String, Factors>,
 ) -> Result<Adapter> {
-    crate::adapter::check_name(name)?;
     let Some(like) = first.layers.values().next() else {
         return Err(Error::adapter(format!("adapter {} has no low-rank layers", first.name)));
     };
@@ -23,6 +24,17 @@ pub(super) fn assemble(
         config.targets = Targets::List(layers.keys().cloned().collect());
         (config.exclude, config.layers_to_transform, config.layers_pattern) = (None, None, None);
     }
+    assemble_like(name, config, &like.a, layers)
+}
+
+/// The same with given targets and tensors like this one.
+pub(crate) fn assemble_like(
+    name: &str,
+    mut config: LoraConfig,
+    like: &Tensor,
+    layers: BTreeMap<String, Factors>,
+) -> Result<Adapter> {
+    crate::adapter::check_name(name)?;
     let alpha = |f: &Factors| f.scale * f.r as f64;
     config.r = commonest(layers.values().map(|f| f.r)).unwrap_or(config.r);
     config.alpha = commonest(layers.values().map(|f| alpha(f).to_bits())).map_or(config.alpha, f64::from_bits);
@@ -33,7 +45,7 @@ pub(super) fn assemble(
     config.validate()?;
     let mut pairs = BTreeMap::new();
     for (layer, f) in layers {
-        let (a, b) = f.tensors(&like.a)?;
+        let (a, b) = f.tensors(like)?;
         let (rank, alpha) = config.rank_and_alpha(&layer)?;
         let (a, b) = (a.named(keys::a(&layer, f.kind)), b.named(keys::b(&layer, f.kind)));
         let (scale, dropout) = (config.scale(rank, alpha), config.dropout);

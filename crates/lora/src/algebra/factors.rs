@@ -8,7 +8,7 @@ use crate::{Adapter, Error, Kind, LowRank, Result};
 
 /// ΔW = left · right with left `[n,r]` and right `[r,k]` (of an embedding, its transpose): every scale is in `left`.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Factors {
+pub(crate) struct Factors {
     pub kind: Kind,
     pub n: usize,
     pub k: usize,
@@ -73,7 +73,7 @@ pub(super) fn check_parts(parts: &[(&Adapter, f64)]) -> Result<()> {
 }
 
 /// An adapter that is nothing but pairs.
-pub(super) fn plain(adapter: &Adapter, what: &str) -> Result<()> {
+pub(crate) fn plain(adapter: &Adapter, what: &str) -> Result<()> {
     let refuse = |detail: String| Err(Error::adapter(format!("{what}: adapter {}: {detail}", adapter.name)));
     if let Some((layer, _)) = adapter.layers.iter().find(|(_, pair)| pair.magnitude.is_some()) {
         return refuse(format!("`{layer}` is DoRA, whose change of the weight is not s·BA; merge it instead"));

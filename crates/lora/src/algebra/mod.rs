@@ -16,7 +16,10 @@ use std::collections::BTreeMap;
 
 use crate::{Adapter, Error, Result};
 use assemble::assemble;
-use factors::{Factors, check_parts, layers};
+use factors::{check_parts, layers};
+
+pub(crate) use assemble::assemble_like;
+pub(crate) use factors::{Factors, plain};
 
 pub use rank::rerank;
 
