@@ -40,10 +40,8 @@ pub fn check(case: &Case, target: &Target) -> Outcome {
 }
 
 /// The trials of this module that are no rows of the table.
-pub const CHECKS: Checks = &[
-    ("row-invariance", row_invariance),
-    ("rows-of-many-adapters-equal-each-alone", rows_of_many_adapters),
-];
+pub const CHECKS: Checks =
+    &[("row-invariance", row_invariance), ("rows-of-many-adapters-equal-each-alone", rows_of_many_adapters)];
 
 /// A row of y and of dx has the same bits in any batch and at any place, above the decode path of 16 rows.
 fn row_invariance(target: &Target) -> Outcome {
@@ -88,9 +86,8 @@ fn rows_of_many_adapters(target: &Target) -> Outcome {
     let [m, n, k] = [64, 127, 131];
     let device = target.open()?;
     let mut random = Random::of("many adapters");
-    let mut tensor = |shape: [usize; 2]| {
-        Tensor::from_f64(&random.vec(shape[0] * shape[1]), &shape, target.dtype(), &device)
-    };
+    let mut tensor =
+        |shape: [usize; 2]| Tensor::from_f64(&random.vec(shape[0] * shape[1]), &shape, target.dtype(), &device);
     let (w, x, gy, bias) = (tensor([n, k])?, tensor([m, k])?, tensor([m, n])?, tensor([1, n])?.reshape(&[n])?);
     let mut adapters = Vec::new();
     for (r, scale) in [(8, 2.0), (5, 0.3), (300, 0.7), (4, -1.5)] {

@@ -53,8 +53,7 @@ fn independent_reader() -> Outcome {
     ensure(out.status.success(), || String::from_utf8_lossy(&out.stderr).into_owned())?;
     let text = String::from_utf8(out.stdout)?;
     let fields: Vec<&str> = text.lines().filter_map(|l| l.strip_prefix("field ")).collect();
-    let want =
-        ["general.architecture llama", "general.type adapter", "adapter.type lora", "adapter.lora.alpha 6.0"];
+    let want = ["general.architecture llama", "general.type adapter", "adapter.type lora", "adapter.lora.alpha 6.0"];
     ensure(fields == want, || format!("fields are {fields:?}"))?;
     let tensor = |name: &str| -> Result<(Vec<usize>, Vec<f64>), libtest_mimic::Failed> {
         let mut lines = text.lines().skip_while(|l| !l.starts_with(&format!("tensor {name} ")));

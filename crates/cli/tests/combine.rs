@@ -19,7 +19,10 @@ fn adapters_are_combined() {
     ok(dir, &train_args(&["--quiet", "--rank", "4", "--rslora", "--seed", "1", "--out", "b"]));
     let text = ok(dir, &["combine", "--adapter", "a:0.5", "--adapter", "b:0.5", "--out", "cat"]);
     assert!(text.contains("ranks 4 to 6"), "{text}");
-    let text = ok(dir, &["combine", "--adapter", "a:0.5", "--adapter", "b:0.5", "--method", "svd", "--rank", "6", "--out", "svd"]);
+    let text = ok(
+        dir,
+        &["combine", "--adapter", "a:0.5", "--adapter", "b:0.5", "--method", "svd", "--rank", "6", "--out", "svd"],
+    );
     assert!(text.contains("truncation error 0.00 %"), "{text}");
     // Six ranks hold all of it: the two compute the same up to rounding.
     assert!((eval(dir, "cat") - eval(dir, "svd")).abs() < 1e-4);

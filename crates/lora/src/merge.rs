@@ -88,12 +88,7 @@ fn in_layer(name: &str, e: Error) -> Error {
 }
 
 /// W + s·left·right, row by row, so that a row of W and the whole of `right` stay in the cache.
-fn add_product<T: Scalar>(
-    w: &Tensor,
-    pair: &LowRank,
-    rounder: &mut Rounder,
-    loss: &mut LayerLoss,
-) -> Result<Tensor> {
+fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank, rounder: &mut Rounder, loss: &mut LayerLoss) -> Result<Tensor> {
     let (a, b, r) = (pair.a.to_f64()?, pair.b.to_f64()?, pair.rank);
     let &[rows, cols] = w.shape() else {
         return Err(Error::adapter(format!("shape {:?} is no matrix", w.shape())));

@@ -237,9 +237,9 @@ impl Rule for Multi {
             let (gy, x) = (gy.read(), self.x.read());
             let (gy, x) = (gy.view().narrow(start * n, len * n), x.view().narrow(start * k, len * k));
             if let Some(slot) = db.lock().slot() {
-                let product = Gemm::tn(n, r, len).alpha(l.scale).precision(precision);
+                let product = Gemm::tn(n, r, len).precision(precision);
                 match at {
-                    Some(at) => backend.gemm(&product, gy, self.h[at].read().view(), slot)?,
+                    Some(at) => backend.gemm(&product.alpha(l.scale), gy, self.h[at].read().view(), slot)?,
                     None => backend.gemm(&product, gy, gy, slot)?,
                 }
             }
@@ -253,7 +253,12 @@ impl Rule for Multi {
                 if let Some(dx) = &dx {
                     let mut into = dx.write();
                     let slot = into.out().narrow(start * k, len * k).add();
-                    backend.gemm(&Gemm::nn(len, k, r).precision(precision), u.read().view(), l.a.read().view(), slot)?;
+                    backend.gemm(
+                        &Gemm::nn(len, k, r).precision(precision),
+                        u.read().view(),
+                        l.a.read().view(),
+                        slot,
+                    )?;
                 }
             }
             grads.put(da)?;

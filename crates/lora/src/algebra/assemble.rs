@@ -19,7 +19,13 @@ pub(super) fn assemble(
     let Some(like) = first.layers.values().next() else {
         return Err(Error::adapter(format!("adapter {} has no low-rank layers", first.name)));
     };
-    let mut config = LoraConfig { use_rslora: false, use_dora: false, init: Init::Default, bias: Bias::None, ..first.config.clone() };
+    let mut config = LoraConfig {
+        use_rslora: false,
+        use_dora: false,
+        init: Init::Default,
+        bias: Bias::None,
+        ..first.config.clone()
+    };
     if parts.iter().any(|p| selection(&p.config) != selection(&first.config)) {
         config.targets = Targets::List(layers.keys().cloned().collect());
         (config.exclude, config.layers_to_transform, config.layers_pattern) = (None, None, None);

@@ -54,9 +54,8 @@ impl Factors {
 
     /// The tensors A and B, trainable, rounded to the dtype of `like`.
     pub fn tensors(&self, like: &Tensor) -> Result<(Tensor, Tensor)> {
-        let leaf = |data: &[f64], shape: [usize; 2]| {
-            Tensor::from_f64(data, &shape, like.dtype(), like.device())?.trainable()
-        };
+        let leaf =
+            |data: &[f64], shape: [usize; 2]| Tensor::from_f64(data, &shape, like.dtype(), like.device())?.trainable();
         Ok((leaf(&self.right, [self.r, self.k])?, leaf(&self.left, [self.n, self.r])?))
     }
 }

@@ -20,9 +20,8 @@ pub(super) fn truncated(f: &Factors, rank: usize, layer: &str) -> Result<(Factor
     let (q1, r1) = qr(left);
     let (q2, r2) = qr(right.transpose());
     let core = r1 * r2.transpose() * f.scale;
-    let svd = core
-        .thin_svd()
-        .map_err(|e| Error::adapter(format!("{layer}: the singular values did not converge: {e:?}")))?;
+    let svd =
+        core.thin_svd().map_err(|e| Error::adapter(format!("{layer}: the singular values did not converge: {e:?}")))?;
     let values: Vec<f64> = svd.S().column_vector().iter().copied().collect();
     // More than min(n, k) directions there are not; a rank that is asked for beyond is what there is.
     let kept = rank.min(values.len());

@@ -61,13 +61,10 @@ fn concatenation_is_the_sum() {
     assert!(sum.truncations.is_empty() && sum.relative_error() == 0.0);
     let sum = sum.adapter;
     let ranks: Vec<usize> = sum.layers.values().map(|p| p.rank).collect();
-    assert_eq!(sum.layers.keys().map(|k| k.rsplit('.').next().unwrap()).collect::<Vec<_>>(), [
-        "embed_tokens",
-        "q_proj",
-        "v_proj",
-        "q_proj",
-        "v_proj"
-    ]);
+    assert_eq!(
+        sum.layers.keys().map(|k| k.rsplit('.').next().unwrap()).collect::<Vec<_>>(),
+        ["embed_tokens", "q_proj", "v_proj", "q_proj", "v_proj"]
+    );
     assert_eq!(ranks, [4, 6, 5, 6, 5]);
     for (layer, pair) in &sum.layers {
         assert_eq!(pair.scale, 1.0);

@@ -14,7 +14,8 @@ type Parts = [(usize, Factors, f64)];
 pub(super) fn complete(layer: &str, adapters: &[&Adapter], parts: &Parts, method: &str) -> Result<()> {
     let has = |i: usize| parts.iter().any(|(j, ..)| *j == i);
     if let Some(i) = (0..adapters.len()).find(|&i| !has(i)) {
-        let detail = format!("combine: {method}: {} has no `{layer}`; cat and svd can take it as zero", adapters[i].name);
+        let detail =
+            format!("combine: {method}: {} has no `{layer}`; cat and svd can take it as zero", adapters[i].name);
         return Err(Error::adapter(detail));
     }
     let (first, rank) = (adapters[parts[0].0], parts[0].1.r);

@@ -50,7 +50,8 @@ pub fn to_bytes(adapter: &Adapter, host: &dyn Host, heads: Heads, dtype: DType) 
         let name = layout.gguf_name(layer)?;
         // llama.cpp multiplies with α/r; what is left of s goes into B, and is 1 for plain LoRA.
         let fold = f.scale / (alpha / f.r as f64);
-        let b: Vec<f64> = layout.to_gguf(layer, &f.left, f.r)?.iter().map(|x| if fold == 1.0 { *x } else { x * fold }).collect();
+        let b: Vec<f64> =
+            layout.to_gguf(layer, &f.left, f.r)?.iter().map(|x| if fold == 1.0 { *x } else { x * fold }).collect();
         let (a, a_shape) = match f.kind {
             Kind::Embedding => (transposed(&f.right, f.r, f.k), [f.k, f.r]),
             _ => (f.right.clone(), [f.r, f.k]),
@@ -79,7 +80,8 @@ fn fits(name: &str, values: &[f64], dtype: DType) -> Result<()> {
     };
     match values.iter().position(|&x| lost(x)) {
         Some(i) => {
-            let detail = format!("gguf: {name}: element {i} is {} with the scale in it, beyond the range of {dtype}", values[i]);
+            let detail =
+                format!("gguf: {name}: element {i} is {} with the scale in it, beyond the range of {dtype}", values[i]);
             Err(Error::adapter(detail))
         }
         None => Ok(()),

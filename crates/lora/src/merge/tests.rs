@@ -137,7 +137,8 @@ fn the_loss_of_rounding_is_counted() {
         for pair in a.layers.values() {
             let (la, lb) = (pair.a.len(), pair.b.len());
             pair.a.set(&[[1.0f32; DIM].to_vec(), vec![0.0; la - DIM]].concat()).unwrap();
-            let b: Vec<f32> = (0..lb).map(|i| if i % 3 == 0 { (step * ulp / pair.scale) as f32 } else { 0.0 }).collect();
+            let b: Vec<f32> =
+                (0..lb).map(|i| if i % 3 == 0 { (step * ulp / pair.scale) as f32 } else { 0.0 }).collect();
             pair.b.set(&b).unwrap();
         }
         let report = merge_with(&mut host, rounding).unwrap();
