@@ -7,6 +7,7 @@
 //!   [`peft::load`].
 //! * [`attach`], [`detach`], [`Adapters`]: make an adapter act on a host, take it away, swap between several.
 //! * [`merge`], [`unmerge`]: fold the active adapter into the weights, and give the original bits back.
+//! * [`algebra`]: sums of adapters, other ranks. * [`gguf`]: adapters for llama.cpp.
 //! * [`Linear`], [`Embedding`], [`Norm`]: the layers that models are built of.
 //! * [`TensorFile`], [`write_tensors`], [`files`]: safetensors and safe file writing.
 

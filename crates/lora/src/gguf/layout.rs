@@ -48,13 +48,13 @@ impl Layout {
     }
 
     /// B `[rows, cols]` in GGUF's order: in every head of q and k, rows (half, i) become (i, half).
-    pub fn to_gguf(&self, layer: &str, b: &[f64], cols: usize) -> Result<Vec<f64>> {
+    pub fn reordered(&self, layer: &str, b: &[f64], cols: usize) -> Result<Vec<f64>> {
         let order = self.order(layer, b.len() / cols)?;
         Ok(order.iter().flat_map(|&row| b[row * cols..(row + 1) * cols].iter().copied()).collect())
     }
 
     /// The inverse.
-    pub fn from_gguf(&self, layer: &str, b: &[f64], cols: usize) -> Result<Vec<f64>> {
+    pub fn restored(&self, layer: &str, b: &[f64], cols: usize) -> Result<Vec<f64>> {
         let order = self.order(layer, b.len() / cols)?;
         let mut out = vec![0.0; b.len()];
         for (place, row) in order.into_iter().enumerate() {

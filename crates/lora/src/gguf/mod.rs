@@ -51,7 +51,7 @@ pub fn to_bytes(adapter: &Adapter, host: &dyn Host, heads: Heads, dtype: DType) 
         // llama.cpp multiplies with α/r; what is left of s goes into B, and is 1 for plain LoRA.
         let fold = f.scale / (alpha / f.r as f64);
         let b: Vec<f64> =
-            layout.to_gguf(layer, &f.left, f.r)?.iter().map(|x| if fold == 1.0 { *x } else { x * fold }).collect();
+            layout.reordered(layer, &f.left, f.r)?.iter().map(|x| if fold == 1.0 { *x } else { x * fold }).collect();
         let (a, a_shape) = match f.kind {
             Kind::Embedding => (transposed(&f.right, f.r, f.k), [f.k, f.r]),
             _ => (f.right.clone(), [f.r, f.k]),
@@ -151,7 +151,7 @@ pub fn from_bytes(name: &str, file_name: &str, bytes: &[u8], host: &dyn Host, he
         }
         let (a, b) = (file.values(&a_name)?, file.values(&b_name)?);
         let right = if m.kind == Kind::Embedding { transposed(&a, k, r) } else { a };
-        let left = layout.from_gguf(&m.name, &b, r)?;
+        let left = layout.restored(&m.name, &b, r)?;
         layers.insert(m.name.clone(), Factors { kind: m.kind, n, k, r, scale: alpha / r as f64, left, right });
     }
     if layers.is_empty() {

@@ -86,8 +86,8 @@ fn rows_of_q_are_interleaved_in_llama_models_only() {
     let of = |model_type, layer, query| {
         let host = Llama(Tiny::new(DType::F32), model_type);
         let layout = Layout::of(&host, Heads { query, key_value: 1 }).unwrap();
-        let there = layout.to_gguf(layer, &b, 1).unwrap();
-        assert_eq!(layout.from_gguf(layer, &there, 1).unwrap(), b);
+        let there = layout.reordered(layer, &b, 1).unwrap();
+        assert_eq!(layout.restored(layer, &there, 1).unwrap(), b);
         there
     };
     assert_eq!(of("llama", "a.q_proj", 1), [0., 4., 1., 5., 2., 6., 3., 7.]);
