@@ -218,7 +218,12 @@ pub(crate) fn attention_backward(
             let (queries, gradients) = (s.queries(q, b, h, first), s.queries(gy, b, h, first));
             with_scratch(2 * count * visible, |scratch| {
                 let (p, ds) = scratch.split_at_mut(count * visible);
-                Product::new(path, q_len, dim, queries, keys.t()).tile(0, 0, Mode::Set, &mut Tile::new(p, count, visible));
+                Product::new(path, q_len, dim, queries, keys.t()).tile(
+                    0,
+                    0,
+                    Mode::Set,
+                    &mut Tile::new(p, count, visible),
+                );
                 for (i, row) in p.chunks_exact_mut(visible).enumerate() {
                     let (seen, hidden) = row.split_at_mut(s.keys(first + i));
                     probabilities(scale, lse[(b * heads + h) * q_len + first + i], seen);

@@ -91,7 +91,14 @@ pub(crate) fn lora_backward(
     if let (Some(u), Some(dx)) = (&mut u, dx) {
         let start = if dx.mode == Mode::Add { Start::Old } else { Start::Zero };
         let dx = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
-        input_gradient(path, op, Blocked { path, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx }, [a, b], mask, u);
+        input_gradient(
+            path,
+            op,
+            Blocked { path, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx },
+            [a, b],
+            mask,
+            u,
+        );
     } else if let Some(u) = &mut u {
         multiply(path, [m, r, n], gy, b, scale, Mode::Set, u.as_f32_mut());
     }

@@ -8,8 +8,8 @@ use lowrank_backend::{In, LoraEmbedding, Mode, Out, Result, Slot};
 
 use crate::buffer::Pool;
 use crate::gemm::{Grid, Operand, Product, flops, multiply};
-use crate::path::Path;
 use crate::parallel::{pieces, rows_per_task};
+use crate::path::Path;
 use crate::rows::checked_ids;
 use crate::simd;
 use crate::view::{f32s, f32s_mut, floats, precision, volume};

@@ -4,11 +4,11 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, put_edge};
+use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, copy_plain, put_edge};
 
 const LANES: usize = 8;
 
-pub(crate) static KERNEL: Kernel = Kernel { rows: 6, cols: 2 * LANES, lanes: LANES, run, transpose };
+pub(crate) static KERNEL: Kernel = Kernel { rows: 6, cols: 2 * LANES, lanes: LANES, run, transpose, copy };
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn run(rows: usize, job: &Job) {
@@ -105,4 +105,10 @@ unsafe fn block(src: *const f32, ss: usize, dst: *mut f32, ds: usize) {
             _mm256_storeu_ps(dst.add((4 + j) * ds), _mm256_permute2f128_ps::<0x31>(low, high));
         }
     }
+}
+
+#[target_feature(enable = "avx2,fma")]
+unsafe fn copy(m: Matrix, dst: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { copy_plain::<LANES>(m, dst, stride) }
 }

@@ -7,11 +7,11 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows};
+use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, copy_plain};
 
 const LANES: usize = 16;
 
-pub(crate) static KERNEL: Kernel = Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, run, transpose };
+pub(crate) static KERNEL: Kernel = Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, run, transpose, copy };
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
 unsafe fn run(rows: usize, job: &Job) {
@@ -134,4 +134,10 @@ unsafe fn block(src: *const f32, ss: usize, rows: usize, cols: usize, dst: *mut 
             }
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
+unsafe fn copy(m: Matrix, dst: *mut f32, stride: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { copy_plain::<LANES>(m, dst, stride) }
 }

@@ -63,11 +63,27 @@ const PACKED: usize = 2 << 20;
 /// Rows of a task of the first phase.
 const GROUP: usize = 28;
 
-/// Blocks of depth of a and of the branch, in the order in which they are summed.
+/// Blocks of depth, in the order in which they are summed: those of a, then the branch's, whose first part shares the last
+/// block of a where it fits (a block of its own would read and write all of c again).
 #[derive(Clone, Copy)]
 struct Depths {
     k: usize,
     r: usize,
+}
+
+/// One block: `depth` columns of a from `p` on, then `rank` columns of h from `q` on.
+#[derive(Clone, Copy)]
+struct Block {
+    p: usize,
+    depth: usize,
+    q: usize,
+    rank: usize,
+}
+
+impl Block {
+    fn total(&self) -> usize {
+        self.depth + self.rank
+    }
 }
 
 impl Depths {
@@ -75,15 +91,23 @@ impl Depths {
         self.k.div_ceil(DEPTH)
     }
 
-    fn count(&self) -> usize {
-        self.main() + self.r.div_ceil(DEPTH)
+    /// Columns of h in the last block of a.
+    fn shared(&self) -> usize {
+        let last = self.k - DEPTH * self.main().saturating_sub(1);
+        if self.k > 0 && last + self.r <= STRIDE { self.r } else { 0 }
     }
 
-    /// Whether block q is of the branch, its first depth and its length.
-    fn block(&self, q: usize) -> (bool, usize, usize) {
-        let branch = q >= self.main();
-        let (p, k) = if branch { ((q - self.main()) * DEPTH, self.r) } else { (q * DEPTH, self.k) };
-        (branch, p, DEPTH.min(k - p))
+    fn count(&self) -> usize {
+        self.main() + (self.r - self.shared()).div_ceil(DEPTH)
+    }
+
+    fn block(&self, i: usize) -> Block {
+        if let Some(i) = i.checked_sub(self.main()) {
+            let q = self.shared() + i * DEPTH;
+            return Block { p: self.k, depth: 0, q, rank: DEPTH.min(self.r - q) };
+        }
+        let rank = if i + 1 == self.main() { self.shared() } else { 0 };
+        Block { p: i * DEPTH, depth: DEPTH.min(self.k - i * DEPTH), q: 0, rank }
     }
 }
 
@@ -148,7 +172,7 @@ impl Side {
             let (p, depth) = (q * DEPTH, DEPTH.min(self.k - q * DEPTH));
             // SAFETY: one block per task.
             let out = unsafe { out.part(p * width, depth * width) };
-            pack::columns(self.kernel, inner, [p, 0], [depth, self.r], out);
+            pack::columns(self.kernel, inner, [p, 0], [depth, self.r], out, depth * self.kernel.cols);
         });
     }
 
@@ -217,30 +241,30 @@ impl Work<'_> {
         let packed = Shared::new(packed);
         tasks(m.div_ceil(GROUP), blocks.len() * DEPTH * m, |task| {
             let (i, rows) = (task * GROUP, GROUP.min(m - task * GROUP));
-            for q in blocks.clone() {
-                let (of_branch, p, depth) = depths.block(q);
+            for b in blocks.clone() {
+                let Block { p, depth, q, rank } = depths.block(b);
                 // SAFETY: one group of rows per task.
-                let out = unsafe { packed.part(((q - blocks.start) * m + i) * STRIDE, rows * STRIDE) };
-                if !of_branch {
+                let out = unsafe { packed.part(((b - blocks.start) * m + i) * STRIDE, rows * STRIDE) };
+                if depth > 0 {
                     pack::rows(self.kernel, &self.a, [self.i0 + i, p], [rows, depth], self.alpha, out);
                 }
                 let (Some((side, inner)), Some(h)) = (side, h) else { continue };
                 let r = side.r;
-                if of_branch {
-                    for (row, out) in out.chunks_exact_mut(STRIDE).enumerate() {
-                        // SAFETY: this task's rows of h.
-                        let h = unsafe { h.part((self.i0 + i + row) * r + p, depth) };
-                        out[..depth].copy_from_slice(h);
-                        if !side.keep_scaled {
-                            simd::scale(side.scale, &mut out[..depth]);
-                        }
-                    }
-                } else {
+                if depth > 0 {
                     // SAFETY: this task's rows of h.
                     let mut tile = unsafe { h.tile((self.i0 + i) * r, rows, r, r) };
                     side.add(inner, [self.i0 + i, p, depth], out, &mut tile);
                     if side.keep_scaled && p + depth == depths.k {
                         (0..rows).for_each(|i| simd::scale(side.scale, tile.row(i)));
+                    }
+                }
+                for (row, out) in out.chunks_exact_mut(STRIDE).enumerate().take(if rank > 0 { rows } else { 0 }) {
+                    // SAFETY: this task's rows of h.
+                    let h = unsafe { h.part((self.i0 + i + row) * r + q, rank) };
+                    let out = &mut out[depth..depth + rank];
+                    out.copy_from_slice(h);
+                    if !side.keep_scaled {
+                        simd::scale(side.scale, out);
                     }
                 }
             }
@@ -263,20 +287,23 @@ impl Work<'_> {
             let (i, rows, j, cols) = cut.part(task, m, n);
             // SAFETY: the parts do not overlap.
             let mut tile = unsafe { c.tile((i0 + i) * n + j, rows, cols, n) };
-            let columns = cols.next_multiple_of(kernel.cols) * DEPTH;
+            let columns = cols.next_multiple_of(kernel.cols) * STRIDE;
             with_scratch(columns, |columns| {
-                for q in blocks.clone() {
-                    let (of_branch, p, depth) = depths.block(q);
-                    let b = if of_branch { self.outer.as_ref() } else { Some(&self.b) };
-                    let Some(b) = b else { continue };
-                    pack::columns(kernel, b, [p, j], [depth, cols], columns);
+                for b in blocks.clone() {
+                    let block = depths.block(b);
+                    let distance = block.total() * kernel.cols;
+                    pack::columns(kernel, &self.b, [block.p, j], [block.depth, cols], columns, distance);
+                    if let Some(outer) = &self.outer {
+                        let rest = &mut columns[block.depth * kernel.cols..];
+                        pack::columns(kernel, outer, [block.q, j], [block.rank, cols], rest, distance);
+                    }
                     let start = match start {
-                        _ if q > 0 => Start::Old,
+                        _ if b > 0 => Start::Old,
                         Start::Row(row) => Start::Row(&row[j..j + cols]),
                         start => start,
                     };
-                    let packed = &packed[((q - blocks.start) * m + i) * STRIDE..][..rows * STRIDE];
-                    let columns = PackedColumns { data: columns, depth };
+                    let packed = &packed[((b - blocks.start) * m + i) * STRIDE..][..rows * STRIDE];
+                    let columns = PackedColumns { data: columns, depth: block.total() };
                     multiply_packed(kernel, PackedRows(packed), columns, start, &mut tile);
                 }
             });

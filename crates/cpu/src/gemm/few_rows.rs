@@ -65,7 +65,14 @@ pub(crate) fn few_rows(
 }
 
 /// The sums of one strip, rows of [`STRIP`] values.
-fn strip(kernel: &Kernel, packed: &[f32], b: &Operand<'_>, [r, k]: [usize; 2], [j0, cols]: [usize; 2], sums: &mut [f32]) {
+fn strip(
+    kernel: &Kernel,
+    packed: &[f32],
+    b: &Operand<'_>,
+    [r, k]: [usize; 2],
+    [j0, cols]: [usize; 2],
+    sums: &mut [f32],
+) {
     if k == 0 {
         return sums.fill(0.0);
     }
@@ -90,11 +97,30 @@ fn strip(kernel: &Kernel, packed: &[f32], b: &Operand<'_>, [r, k]: [usize; 2], [
                 let end = if j < whole { whole } else { cols };
                 let width = kernel.cols.min(end - j);
                 let (source, b_stride) = direct(j);
+                if let (Some(x), true) = (b.plain(), j < whole) {
+                    prefetch(x, b.start + (p + depth) * b.stride + j0 + j, b.stride, CHUNK.min(k - p - depth));
+                }
                 multiply_rows(kernel, a, (source.as_ptr(), b_stride, depth), r, p == 0, [j, width], sums);
                 j += width;
             }
         }
     });
+}
+
+/// Asks for the same columns of the next chunk: the hardware sees runs that are too short.
+fn prefetch(x: &[f32], start: usize, stride: usize, rows: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for row in 0..rows {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        let at = x.as_ptr().wrapping_add(start + row * stride).cast();
+        // SAFETY: a hint; it never faults.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(at);
+            _mm_prefetch::<_MM_HINT_T0>(at.wrapping_add(64));
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (x, start, stride, rows);
 }
 
 fn multiply_rows(

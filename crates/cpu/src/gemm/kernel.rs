@@ -41,9 +41,11 @@ pub(crate) struct Kernel {
     pub run: unsafe fn(usize, &Job),
     /// `dst[j·ds + i] = src[i·ss + j]` for i < rows, j < cols; writes zeros for i up to the next multiple of `lanes`.
     pub transpose: unsafe fn(Matrix, *mut f32, usize),
+    /// `dst[i·ds + j] = src[i·ss + j]`; writes zeros for j up to the next multiple of `lanes`.
+    pub copy: unsafe fn(Matrix, *mut f32, usize),
 }
 
-/// A matrix to transpose.
+/// A matrix to transpose or to copy.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix {
     pub start: *const f32,
@@ -109,6 +111,29 @@ pub(crate) unsafe fn transpose_plain<const LANES: usize>(m: Matrix, dst: *mut f3
         for i in 0..m.rows.next_multiple_of(LANES) {
             // SAFETY: inside by the caller's promise.
             unsafe { *dst.add(j * stride + i) = if i < m.rows { *m.start.add(i * m.stride + j) } else { 0.0 } };
+        }
+    }
+}
+
+/// The copy by plain loops, zeros up to a multiple of `LANES` columns.
+///
+/// # Safety
+/// `m` is readable; `dst` has m.rows rows, `stride` apart, of at least the padded number of columns of `m`.
+#[inline(always)]
+pub(crate) unsafe fn copy_plain<const LANES: usize>(m: Matrix, dst: *mut f32, stride: usize) {
+    let whole = m.cols / LANES * LANES;
+    for i in 0..m.rows {
+        // SAFETY: inside by the caller's promise.
+        unsafe {
+            let (src, dst) = (m.start.add(i * m.stride), dst.add(i * stride));
+            for j in (0..whole).step_by(LANES) {
+                *dst.add(j).cast::<[f32; LANES]>() = *src.add(j).cast::<[f32; LANES]>();
+            }
+            if whole < m.cols {
+                for j in whole..whole + LANES {
+                    *dst.add(j) = if j < m.cols { *src.add(j) } else { 0.0 };
+                }
+            }
         }
     }
 }

@@ -4,14 +4,14 @@
 
 use std::arch::aarch64::*;
 
-use super::kernel::{Job, Kernel, STRIDE, by_rows, put_edge, transpose_plain};
+use super::kernel::{Job, Kernel, STRIDE, by_rows, copy_plain, put_edge, transpose_plain};
 
 const LANES: usize = 4;
 const VECTORS: usize = 4;
 const COLS: usize = VECTORS * LANES;
 
 pub(crate) static KERNEL: Kernel =
-    Kernel { rows: 6, cols: COLS, lanes: COLS, run, transpose: transpose_plain::<COLS> };
+    Kernel { rows: 6, cols: COLS, lanes: COLS, run, transpose: transpose_plain::<COLS>, copy: copy_plain::<COLS> };
 
 #[target_feature(enable = "neon")]
 unsafe fn run(rows: usize, job: &Job) {

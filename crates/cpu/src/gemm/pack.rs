@@ -30,32 +30,63 @@ pub(crate) fn rows(
     }
 }
 
-/// Depths `p0 .. p0 + depth` of b, columns `j0 .. j0 + cols`, to panels of `kernel.cols` columns, one after the other.
+/// Depths `p0 .. p0 + depth` of b, columns `j0 .. j0 + cols`, to panels of `kernel.cols` columns, `distance` values apart.
 pub(crate) fn columns(
     kernel: &Kernel,
     b: &Operand<'_>,
     [p0, j0]: [usize; 2],
     [depth, cols]: [usize; 2],
     out: &mut [f32],
+    distance: usize,
 ) {
+    if depth == 0 {
+        return;
+    }
     let width = kernel.cols;
-    for (panel, out) in out.chunks_mut(depth * width).take(cols.div_ceil(width)).enumerate() {
-        let j = panel * width;
-        let count = width.min(cols - j);
-        if b.trans {
-            turn(kernel, b, [j0 + j, p0], [count, depth], out, width);
-        } else {
-            let padded = count.next_multiple_of(kernel.lanes);
-            for (p, out) in out.chunks_exact_mut(width).enumerate() {
-                b.load(p0 + p, j0 + j, &mut out[..count]);
-                out[count..padded].fill(0.0);
-            }
+    if b.trans {
+        for (panel, out) in out.chunks_mut(distance).take(cols.div_ceil(width)).enumerate() {
+            let j = panel * width;
+            turn(kernel, b, [j0 + j, p0], [width.min(cols - j), depth], out, width);
+        }
+        return;
+    }
+    // A few depths at a time, so that rows of b are read as long runs.
+    const RUN: usize = 8;
+    for p in (0..depth).step_by(RUN) {
+        let count = RUN.min(depth - p);
+        for j in (0..cols).step_by(width) {
+            let out = &mut out[j / width * distance + p * width..][..count * width];
+            straight(kernel, b, [p0 + p, j0 + j], [count, width.min(cols - j)], out);
         }
     }
 }
 
+/// The stored block `[r0 .. r0 + rows, c0 .. c0 + cols]` as rows of `kernel.cols` values.
+fn straight(kernel: &Kernel, x: &Operand<'_>, [r0, c0]: [usize; 2], [rows, cols]: [usize; 2], out: &mut [f32]) {
+    let width = kernel.cols;
+    let Some(data) = x.plain() else {
+        for (r, out) in out.chunks_exact_mut(width).enumerate() {
+            x.load(r0 + r, c0, &mut out[..cols]);
+            out[cols..cols.next_multiple_of(kernel.lanes)].fill(0.0);
+        }
+        return;
+    };
+    assert!(out.len() >= rows * width && cols <= width);
+    let block = &data[x.start + r0 * x.stride + c0..][..(rows - 1) * x.stride + cols];
+    let matrix = Matrix { start: block.as_ptr(), stride: x.stride, rows, cols };
+    // SAFETY: the block is in the slice, the result has rows of `width` ≥ the padded number of columns.
+    unsafe { (kernel.copy)(matrix, out.as_mut_ptr(), width) };
+}
+
 /// The transpose of the stored block `[r0 .. r0 + rows, c0 .. c0 + cols]`, its rows `stride` apart.
-fn turn(kernel: &Kernel, x: &Operand<'_>, [r0, c0]: [usize; 2], [rows, cols]: [usize; 2], out: &mut [f32], stride: usize) {
+fn turn(
+    kernel: &Kernel,
+    x: &Operand<'_>,
+    [r0, c0]: [usize; 2],
+    [rows, cols]: [usize; 2],
+    out: &mut [f32],
+    stride: usize,
+) {
     assert!(cols == 0 || out.len() >= (cols - 1) * stride + rows.next_multiple_of(kernel.lanes));
     match x.plain() {
         Some(data) if rows * cols > 0 => {

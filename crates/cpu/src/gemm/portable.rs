@@ -3,12 +3,12 @@
 //! Multiplication and addition round separately: `mul_add` would be a library call where it is no instruction. The same
 //! loops in the same order as the other paths, so it is also what they are read against.
 
-use super::kernel::{Job, Kernel, STRIDE, by_rows, put_edge, transpose_plain};
+use super::kernel::{Job, Kernel, STRIDE, by_rows, copy_plain, put_edge, transpose_plain};
 
 const COLS: usize = 8;
 
 pub(crate) static KERNEL: Kernel =
-    Kernel { rows: 4, cols: COLS, lanes: COLS, run, transpose: transpose_plain::<COLS> };
+    Kernel { rows: 4, cols: COLS, lanes: COLS, run, transpose: transpose_plain::<COLS>, copy: copy_plain::<COLS> };
 
 unsafe fn run(rows: usize, job: &Job) {
     // SAFETY: the caller's promise.

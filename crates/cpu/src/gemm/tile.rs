@@ -127,7 +127,7 @@ impl<'a> Product<'a> {
                     let count = strip.min(n - j);
                     for p in (0..self.k).step_by(DEPTH) {
                         let depth = DEPTH.min(self.k - p);
-                        pack::columns(kernel, &self.b, [p, j0 + j], [depth, count], columns);
+                        pack::columns(kernel, &self.b, [p, j0 + j], [depth, count], columns, depth * kernel.cols);
                         let start = if p == 0 && mode == Mode::Set { Start::Zero } else { Start::Old };
                         for i in (0..m).step_by(ROWS) {
                             let height = ROWS.min(m - i);
