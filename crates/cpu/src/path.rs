@@ -3,7 +3,6 @@
 //! The choice goes by CPUID's features, never by a model number (hypervisors hide it).
 
 use std::fmt;
-use std::sync::OnceLock;
 
 use lowrank_backend::{Error, Result};
 
@@ -11,6 +10,9 @@ use crate::NAME;
 
 /// The environment variable that forces a path.
 const VARIABLE: &str = "LOWRANK_CPU";
+
+/// Paths that are planned: products of bf16 pairs.
+const NOT_YET: [&str; 2] = ["avx512bf16", "amx"];
 
 /// A set of kernels. Results are the same bits on every machine that runs the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,13 +25,11 @@ pub enum Path {
     Avx2,
     /// 512-bit vectors.
     Avx512,
-    /// 512-bit vectors, and products of bf16 pairs for the narrower precisions; f32 as in `Avx512`.
-    Avx512Bf16,
 }
 
 impl Path {
     /// All of them, the plainest first.
-    pub const ALL: [Path; 5] = [Path::Portable, Path::Neon, Path::Avx2, Path::Avx512, Path::Avx512Bf16];
+    pub const ALL: [Path; 4] = [Path::Portable, Path::Neon, Path::Avx2, Path::Avx512];
 
     /// The name that `LOWRANK_CPU` takes.
     pub const fn name(self) -> &'static str {
@@ -38,7 +38,6 @@ impl Path {
             Path::Neon => "neon",
             Path::Avx2 => "avx2",
             Path::Avx512 => "avx512",
-            Path::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -58,7 +57,6 @@ impl Path {
                 Path::Neon => false,
                 Path::Avx2 => avx2(),
                 Path::Avx512 => avx2() && avx512(),
-                Path::Avx512Bf16 => avx2() && avx512() && is_x86_feature_detected!("avx512bf16"),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -89,7 +87,9 @@ impl Path {
         match Path::ALL.into_iter().find(|path| path.name() == name) {
             Some(path) if path.available() => Ok(path),
             Some(path) => error(format!("{VARIABLE}={path} is not available on this processor")),
-            None if name == "amx" => error(format!("{VARIABLE}=amx: this version has no AMX kernels yet")),
+            None if NOT_YET.contains(&name) => {
+                error(format!("{VARIABLE}={name}: this version has no such kernels yet"))
+            }
             None => {
                 let names: Vec<_> = Path::ALL.into_iter().map(Path::name).collect();
                 error(format!("{VARIABLE}={name} is unknown; write {} or leave it unset", names.join(", ")))
@@ -106,7 +106,9 @@ impl fmt::Display for Path {
 
 /// The path of vectorised loops, which are compiled once per width and chosen for the whole program. A wrong
 /// `LOWRANK_CPU` is reported where the device is opened, not here.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn loops() -> Path {
+    use std::sync::OnceLock;
     static LOOPS: OnceLock<Path> = OnceLock::new();
     *LOOPS.get_or_init(|| Path::from_env().unwrap_or_else(|_| Path::best()))
 }
@@ -128,7 +130,9 @@ mod tests {
                 }
             }
         }
-        assert!(Path::from_name("amx").unwrap_err().to_string().contains("no AMX kernels yet"));
+        for name in NOT_YET {
+            assert!(Path::from_name(name).unwrap_err().to_string().contains("no such kernels yet"));
+        }
         assert!(Path::from_name("AVX2").unwrap_err().to_string().contains("is unknown"));
     }
 }

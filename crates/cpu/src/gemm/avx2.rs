@@ -2,6 +2,9 @@
 //!
 //! 12 of 16 registers are sums, two hold a row of b, one a broadcast element of a: 8 loads feed 12 fused multiply-adds.
 
+// Indices name registers.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, copy_plain, put_edge};

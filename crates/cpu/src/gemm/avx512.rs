@@ -5,6 +5,9 @@
 //! low-rank side products). Floor: rows·cols·k/16 multiply-adds over the units there are.
 //! Read in assembly: the loop of 14×32 is 28 vfmadd231ps, 14 vbroadcastss, 2 loads, nothing on the stack.
 
+// Indices name registers.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::x86_64::*;
 
 use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, copy_plain};

@@ -7,7 +7,7 @@
 use crate::path::Path;
 
 /// Depth of a packed block: 14 rows of it (29 KiB) stay in a first-level cache of 48 KiB while panels of columns stream
-/// by, and C is read and written once per 512 steps. 256 was measured slower, see the head of `gemm`.
+/// by, and C is read and written once per 512 steps.
 pub(crate) const DEPTH: usize = 512;
 /// Distance between packed rows. The 64 bytes above the depth put the rows of a tile into different cache sets; being
 /// constant, it lets one register address all of them.
@@ -59,7 +59,7 @@ impl Path {
     pub(crate) fn kernel(self) -> &'static Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Avx512Bf16 => &super::avx512::KERNEL,
+            Path::Avx512 => &super::avx512::KERNEL,
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => &super::avx2::KERNEL,
             #[cfg(target_arch = "aarch64")]

@@ -10,6 +10,12 @@
 //!
 //! A sum over k is never split between tasks and is taken in blocks of 512, so a row's bits depend on k alone, not on m, its
 //! place or the tiling; at most 16 rows against a transposed right operand (decoding) have an order of their own.
+//! Floor: 2mnk FLOPs over the multiply-add units; packing adds (m·k + n·k) copies and one read and write of c per 512 of k.
+//!
+//! Measured on one core (AMD EPYC, Zen 5, AVX-512; processor time on a shared machine, best of many, peak by a probe of
+//! independent multiply-adds in the same run, 239–252 GFLOP/s): x Wᵀ 512×768×768 222, 512×2048×2048 210, 1024×4096×4096 214,
+//! 1024×512×1376 225 GFLOP/s, so 86–90 %; gy W 214, 200, 209, 195. matrixmultiply reached 170 there. What cost much before:
+//! panels of columns copied by `memcpy` in pieces of 128 bytes took 11 % of a training step.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;

@@ -2,6 +2,9 @@
 //!
 //! 24 of 32 registers are sums, four hold a row of b, one a broadcast element of a.
 
+// Indices name registers.
+#![allow(clippy::needless_range_loop)]
+
 use std::arch::aarch64::*;
 
 use super::kernel::{Job, Kernel, STRIDE, by_rows, copy_plain, put_edge, transpose_plain};
