@@ -41,10 +41,10 @@ impl Device {
         })))
     }
 
-    /// The CPU with fused kernels.
+    /// The CPU with fused kernels; `LOWRANK_CPU` forces a path of them, see [`lowrank_cpu::Path`].
     #[cfg(feature = "cpu")]
     pub fn cpu() -> Result<Self> {
-        Device::new(Arc::new(lowrank_cpu::Cpu::new()))
+        Device::new(Arc::new(lowrank_cpu::Cpu::from_env()?))
     }
 
     /// Plain loops in f64: the oracle of the tests, slow.
