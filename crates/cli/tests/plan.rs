@@ -112,3 +112,20 @@ fn the_doctor_fails_if_something_is_wrong() {
     ok(dir.path(), &args(&["--adapter", "lowrank-out", "--energy", "0.9"]));
     assert!(ok(dir.path(), &["doctor", "--help"]).contains("lowrank doctor --adapter"));
 }
+
+#[test]
+fn a_study_leaves_a_table_and_a_picture() {
+    let dir = workplace();
+    for _ in 0..2 {
+        let text = ok(dir.path(), &["study", "starts", "--steps", "3", "--seeds", "1", "--out", "a/b"]);
+        assert!(text.contains("A random, B = 0 (LoRA)"), "{text}");
+    }
+    assert_eq!(listing(&dir.path().join("a/b")), ["starts.md", "starts.svg"]);
+    let table = fs::read_to_string(dir.path().join("a/b/starts.md")).unwrap();
+    assert!(table.contains("`lowrank study starts --steps 3 --seeds 1`") && table.contains("(starts.svg)"), "{table}");
+    for bad in [&["--steps", "0"][..], &["--seeds", "0"], &["--device", "cuda"]] {
+        fails(dir.path(), &[&["study", "starts", "--out", "x"], bad].concat());
+    }
+    assert_eq!(run(dir.path(), &["study", "nonsense"]).status.code(), Some(2));
+    assert_eq!(listing(dir.path()), ["a", "text.txt"]);
+}

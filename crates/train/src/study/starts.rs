@@ -223,8 +223,8 @@ impl Teacher {
         let mut draw = |n: usize, d: f64| (0..n).map(|_| rng.normal() * d).collect::<Vec<f64>>();
         let first = draw(HIDDEN * INPUTS, 1.0);
         let second = draw(CLASSES * HIDDEN, 1.0);
-        // A quarter of the first layer's variance.
-        let (u, v) = (draw(HIDDEN * 2, 0.35), draw(2 * INPUTS, 1.0));
+        // 2 · 0.2² = 0.08 of the first layer's variance.
+        let (u, v) = (draw(HIDDEN * 2, 0.2), draw(2 * INPUTS, 1.0));
         let mut changed = first.clone();
         for i in 0..HIDDEN {
             for j in 0..INPUTS {
