@@ -12,7 +12,7 @@ use crate::{Chart, Result, Series};
 const INPUTS: usize = 16;
 const HIDDEN: usize = 32;
 const CLASSES: usize = 4;
-const EXAMPLES: usize = 1024;
+const EXAMPLES: usize = 4096;
 const RANK: usize = 4;
 const LR: f64 = 1e-2;
 /// Steps with which the base learns the first task.
@@ -223,8 +223,8 @@ impl Teacher {
         let mut draw = |n: usize, d: f64| (0..n).map(|_| rng.normal() * d).collect::<Vec<f64>>();
         let first = draw(HIDDEN * INPUTS, 1.0);
         let second = draw(CLASSES * HIDDEN, 1.0);
-        // 2 · 0.2² = 0.08 of the first layer's variance.
-        let (u, v) = (draw(HIDDEN * 2, 0.2), draw(2 * INPUTS, 1.0));
+        // 2 · 0.35², a quarter of the first layer's variance.
+        let (u, v) = (draw(HIDDEN * 2, 0.35), draw(2 * INPUTS, 1.0));
         let mut changed = first.clone();
         for i in 0..HIDDEN {
             for j in 0..INPUTS {
