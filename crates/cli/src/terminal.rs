@@ -90,7 +90,8 @@ pub fn rows<'a>(mut rows: Vec<(&'a str, String)>, plan: &Plan) -> Vec<(&'a str, 
         ("AdamW", m.optimiser),
         ("activations", m.activations),
     ];
-    let parts: Vec<String> = parts.iter().map(|(name, n)| format!("{name} {}", bytes(*n))).collect();
+    let there = parts.iter().filter(|(_, n)| *n > 0);
+    let parts: Vec<String> = there.map(|(name, n)| format!("{name} {}", bytes(*n))).collect();
     rows.push(("memory", format!("{} at the peak: {}", bytes(m.total()), parts.join(", "))));
     rows
 }
