@@ -124,6 +124,11 @@ fn method(data: &Dataset, effort: Effort, base_loss: f64, rest: &str) -> String 
     )
 }
 
+/// Runs that ended worse than the base would squeeze the others together in a picture; the table has them.
+fn below(points: impl Iterator<Item = (f64, f64)>, base_loss: f64) -> Vec<(f64, f64)> {
+    points.filter(|p| p.1 < base_loss).collect()
+}
+
 /// What the rank buys: 1 to 64 on every linear.
 pub fn rank(model: &mut Llama, data: &Dataset, effort: Effort, ticked: &dyn Fn(), stop: &AtomicBool) -> Result<Report> {
     let config = |r: usize| LoraConfig { r, alpha: 2.0 * r as f64, ..LoraConfig::default() };
@@ -132,8 +137,8 @@ pub fn rank(model: &mut Llama, data: &Dataset, effort: Effort, ticked: &dyn Fn()
     let mut rows = vec![head(&["rank"])];
     rows.extend(settings.iter().map(|s| s.row(std::slice::from_ref(&s.name))));
     let line = |name: String, of: &dyn Fn(&Setting) -> f64| {
-        let points = settings.iter().map(|s| (s.config.r as f64, of(s))).collect();
-        Series { name, points }
+        let points = settings.iter().map(|s| (s.config.r as f64, of(s)));
+        Series { name, points: below(points, result.base_loss) }
     };
     let mut series = vec![line("best".into(), &|s| mean(&s.best().1))];
     series.extend(LRS.map(|lr| line(format!("lr {lr}"), &|s| mean(&s.losses(lr)))));
@@ -143,7 +148,7 @@ pub fn rank(model: &mut Llama, data: &Dataset, effort: Effort, ticked: &dyn Fn()
         method: method(data, effort, result.base_loss, "All linears but the head carry a pair."),
         tables: vec![("Held-out loss after training:".into(), rows)],
         chart: Chart {
-            title: "held-out loss by rank".into(),
+            title: "held-out loss by rank, where it is below the base's".into(),
             x: "rank".into(),
             y: "held-out loss (nats a token)".into(),
             log_x: true,
@@ -183,8 +188,8 @@ pub fn targets(
     let mut rows = vec![head(&["layers", "rank"])];
     rows.extend(settings.iter().map(|s| s.row(&[s.name.clone(), s.config.r.to_string()])));
     let line = |s: &Setting| {
-        let points = LRS.iter().map(|&lr| (lr, mean(&s.losses(lr)))).collect();
-        Series { name: s.name.clone(), points }
+        let points = LRS.iter().map(|&lr| (lr, mean(&s.losses(lr))));
+        Series { name: s.name.clone(), points: below(points, result.base_loss) }
     };
     let rest = format!("Every set of layers gets the rank that comes closest to {budget} parameters.");
     Ok(Report {
@@ -193,7 +198,7 @@ pub fn targets(
         method: method(data, effort, result.base_loss, &rest),
         tables: vec![("Held-out loss after training:".into(), rows)],
         chart: Chart {
-            title: format!("held-out loss with about {budget} parameters"),
+            title: format!("held-out loss with about {budget} parameters, where it is below the base's"),
             x: "learning rate".into(),
             y: "held-out loss (nats a token)".into(),
             log_x: true,
