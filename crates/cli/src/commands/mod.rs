@@ -2,9 +2,13 @@
 
 pub mod combine;
 pub mod devices;
+pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod merge;
+pub mod plan;
+pub mod study;
+pub mod sweep;
 pub mod train;

@@ -1,18 +1,18 @@
 //! `lowrank train`.
 
 mod args;
+mod prepare;
 mod sample;
 
 use std::path::PathBuf;
 
-use lowrank_lora::{Adapter, Host};
 use lowrank_models::Tokenizer;
-use lowrank_train::{Error, OutDir, Recorder, Summary, check_ranks, save, train};
+use lowrank_train::{Error, OutDir, Recorder, Summary, save, train};
 
 pub use args::Args;
+pub use prepare::{Prepared, prepare};
 use sample::{prompt, sample};
 
-use crate::args::load;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
 use crate::show::{block, bytes, program, quote, quote_path, thousands};
@@ -22,31 +22,14 @@ use crate::terminal::Terminal;
 pub fn run(args: &Args) -> Result<()> {
     let options = args.options();
     options.check()?;
-    let config = args.config();
-    config.validate()?;
+    args.config().validate()?;
     let device = args.device.open()?;
     let out = OutDir::reserve(&args.out)?;
     interrupt::install(out.path(), true)?;
 
-    let source = args.data.read()?;
-    let (base, mut model, tokenizer) = load(&args.model, None, &device)?;
-    let data = args.data.examples(&source, (&model, &tokenizer), options.seed, false)?;
-    let adapter = Adapter::create(&model, "default", config, options.seed)?;
-    if !options.allow_rank_above_min {
-        check_ranks(&adapter)?;
-    }
-
-    let head = vec![
-        (
-            "model",
-            format!("{} ({}, {} parameters)", base.name(), model.model_type(), thousands(model.parameter_count())),
-        ),
-        ("data", source.file.clone()),
-        ("adapter", args.describe()),
-        ("device", args.device.label(&device)),
-        ("batch", args.describe_batch()),
-    ];
-    let mut terminal = Terminal::new(args.quiet, head);
+    let prepared = prepare(args, &device)?;
+    let mut terminal = Terminal::new(args.quiet, prepared.head(args, &device));
+    let Prepared { base, mut model, tokenizer, data, adapter, .. } = prepared;
     let prompt = prompt(&data.valid, model.config().max_position_embeddings);
     let before = if args.quiet { String::new() } else { sample(&model, &tokenizer, prompt)? };
 
