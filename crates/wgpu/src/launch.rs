@@ -54,6 +54,8 @@ pub(crate) struct Launch<'a> {
 
 impl Wgpu {
     pub(crate) fn launch<'a>(&'a self, op: &'static str, shader: &'static Shader, entry: &'static str) -> Launch<'a> {
+        #[cfg(test)]
+        let shader = self.mutant.filter(|m| m.0 == shader.name).map_or(shader, |m| m.1);
         Launch {
             wgpu: self,
             op,

@@ -27,6 +27,8 @@ mod readback;
 mod reduce;
 mod rows;
 mod sequence;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,6 +52,9 @@ pub struct Wgpu {
     absent: Vec<WgpuBuffer>,
     /// Bytes of a buffer that a kernel sees at most.
     max_binding: u64,
+    /// Takes the place of the kernel file of that name: tests break kernels to see that it shows.
+    #[cfg(test)]
+    mutant: Option<(&'static str, &'static lowrank_shaders::Shader)>,
 }
 
 #[derive(Default)]
@@ -70,7 +75,16 @@ impl Wgpu {
         pool.forget_live();
         let max_binding = context.limits.max_storage_buffer_binding_size.min(context.limits.max_buffer_size);
         let queue = Mutex::new(Queue::new(context.clone()));
-        Ok(Wgpu { context, pool, queue, counters: Counters::default(), absent, max_binding })
+        Ok(Wgpu {
+            context,
+            pool,
+            queue,
+            counters: Counters::default(),
+            absent,
+            max_binding,
+            #[cfg(test)]
+            mutant: None,
+        })
     }
 
     /// The adapter that this is.
