@@ -3,7 +3,8 @@
 //   gemm             NN, NT and TN by the strides and TA, TB; a batch in z.
 //   linear_forward   NT with bias.          linear_backward  NN.
 //   lora_forward     h = x^ A^T (dot, MASK 1); y = x W^T + s h B^T (BRANCH 1).
-//   lora_backward    u = s gy B (dot); dB = s gy^T h (TN); dA = u^T x^ (TN, MASK 2); dx = gy W + (u A) * mask (BRANCH 2, MASK 3).
+//   lora_backward    u = s gy B and dB = s gy^T h in one kernel (lora_u_db); dA = u^T x^ and dx = gy W + (u A) * mask in
+//                    another (lora_da_dx, BRANCH 2, MASK 3): groups below `split` do the first, the others the second.
 //
 // tiled: a workgroup owns BM x BN elements of c, an invocation 4 x 4 of them in four vec4 accumulators. Both operands pass
 // through workgroup memory in steps of BK = 16 along k, a transposed, so that the inner loop reads one vec4 of each per 16
@@ -43,8 +44,9 @@ struct Params {
     scale: f32,
     // Elements of a row of what dropout counts.
     mask_step: u32,
-    pad0: u32,
-    pad1: u32,
+    // The second result of the kernels that have one, and where its groups begin.
+    d_start: u32,
+    split: u32,
     mask: Mask,
 }
 
@@ -60,6 +62,7 @@ override BIAS_TYPE: u32 = 0u;
 override A_VEC: u32 = 0u;
 override B_VEC: u32 = 0u;
 override ADD: u32 = 0u;
+override ADD2: u32 = 0u;
 override BIAS: u32 = 0u;
 // 0 none; p [m,r] times q^T with q [n,r] (1), or times q [r,n] (2).
 override BRANCH: u32 = 0u;
@@ -70,12 +73,14 @@ const BK: u32 = 16u;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> c: array<f32>;
-@group(0) @binding(2) var<storage, read> a: array<vec4<u32>>;
-@group(0) @binding(3) var<storage, read> b: array<vec4<u32>>;
-@group(0) @binding(4) var<storage, read> p: array<f32>;
-@group(0) @binding(5) var<storage, read> q: array<f32>;
-@group(0) @binding(6) var<storage, read> bias: array<u32>;
-@group(0) @binding(7) var<storage, read> scalars: array<f32>;
+@group(0) @binding(2) var<storage, read_write> d: array<f32>;
+@group(0) @binding(3) var<storage, read> a: array<vec4<u32>>;
+@group(0) @binding(4) var<storage, read> b: array<vec4<u32>>;
+@group(0) @binding(5) var<storage, read> p: array<f32>;
+@group(0) @binding(6) var<storage, read> q: array<f32>;
+// The bias; in lora_da_dx x.
+@group(0) @binding(7) var<storage, read> bias: array<u32>;
+@group(0) @binding(8) var<storage, read> scalars: array<f32>;
 
 var<workgroup> a_tile: array<f32, BM * 16u>;
 var<workgroup> b_tile: array<vec4<f32>, BN * 4u>;
@@ -211,9 +216,7 @@ fn multiply(s: ptr<function, Sums>, x: u32, y: u32) {
     }
 }
 
-@compute @workgroup_size(BN / 4u, BM / 4u)
-fn tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
-         @builtin(local_invocation_index) lane: u32) {
+fn tile(group: vec3<u32>, local: vec2<u32>, lane: u32) {
     let row0 = group.y * BM;
     let column0 = group.x * BN;
     let lanes = BM * BN / 16u;
@@ -287,11 +290,16 @@ fn tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) 
     }
 }
 
+@compute @workgroup_size(BN / 4u, BM / 4u)
+fn tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
+         @builtin(local_invocation_index) lane: u32) {
+    tile(group, local.xy, lane);
+}
+
 var<workgroup> parts: array<vec4<f32>, 256>;
 
 // a is not transposed here. Invocation `lane` takes elements 4 lane .. 4 lane + 4 of every 256 along k.
-@compute @workgroup_size(64)
-fn dot_product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+fn dots(group: vec3<u32>, lane: u32) {
     let row0 = group.y * 4u;
     let column0 = group.x * 4u;
     let a_start = params.a_start + group.z * params.a_batch;
@@ -336,4 +344,97 @@ fn dot_product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
         }
         finish(group.z, row, column, parts[lane / 4u][lane % 4u], side);
     }
+}
+
+@compute @workgroup_size(64)
+fn dot_product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    dots(group, lane);
+}
+
+// Four rows of four sums into d, which has `rows` rows of `columns`.
+fn finish_d(row: u32, rows: u32, column: u32, columns: u32, factor: f32, sums: Sums) {
+    for (var j = 0u; j < 4u; j++) {
+        if (column + j >= columns) { break; }
+        let v = factor * vec4<f32>(sums.r0[j], sums.r1[j], sums.r2[j], sums.r3[j]);
+        for (var i = 0u; i < 4u; i++) {
+            if (row + i < rows) {
+                let at = params.d_start + (row + i) * columns + column + j;
+                if (ADD2 != 0u) { d[at] = d[at] + v[i]; } else { d[at] = v[i]; }
+            }
+        }
+    }
+}
+
+// u [m,r] = alpha gy B, and d = dB [k,r] (+)= alpha gy^T h with h in p: here k is the layer's n, and n its r. BM BN = 1024.
+@compute @workgroup_size(64)
+fn lora_u_db(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    if (group.x < params.split) {
+        let across = (params.n + 3u) / 4u;
+        dots(vec3<u32>(group.x % across, group.x / across, 0u), lane);
+        return;
+    }
+    let across = (params.n + BN - 1u) / BN;
+    let row0 = (group.x - params.split) / across * BM;
+    let column0 = (group.x - params.split) % across * BN;
+    var sums: Sums;
+    for (var m0 = 0u; m0 < params.m; m0 += BK) {
+        for (var e = lane; e < BM * BK / 4u; e += 64u) {
+            let k = e / (BM / 4u);
+            let row = e % (BM / 4u) * 4u;
+            let v = load_a(params.a_start, m0 + k, params.m, row0 + row, params.k);
+            a_tile[k * BM + row] = v.x;
+            a_tile[k * BM + row + 1u] = v.y;
+            a_tile[k * BM + row + 2u] = v.z;
+            a_tile[k * BM + row + 3u] = v.w;
+        }
+        for (var e = lane; e < BN * BK; e += 64u) {
+            let k = e / BN;
+            let column = e % BN;
+            b_tile[k * (BN / 4u) + column / 4u][column % 4u] = p_at(m0 + k, column0 + column);
+        }
+        workgroupBarrier();
+        multiply(&sums, lane % (BN / 4u), lane / (BN / 4u));
+        workgroupBarrier();
+    }
+    let row = row0 + lane / (BN / 4u) * 4u;
+    finish_d(row, params.k, column0 + lane % (BN / 4u) * 4u, params.n, params.alpha, sums);
+}
+
+// Elements at .. at + 4 of row `row` of x^, which has n columns.
+fn load_x(row: u32, at: u32) -> vec4<f32> {
+    var v = vec4<f32>(0.0);
+    if (row >= params.m) { return v; }
+    for (var j = 0u; j < 4u; j++) {
+        if (at + j < params.n) { v[j] = bitcast<f32>(bias[params.bias_start + row * params.n + at + j]); }
+    }
+    if (MASK == 3u) { v = dropped_four(row * params.mask_step + at, v); }
+    return v;
+}
+
+// d = dA [r,n] (+)= u^T x^ with u in p, and c = dx [m,n] (+)= gy W + (u A) * mask: here n is the layer's k.
+@compute @workgroup_size(BN / 4u, BM / 4u)
+fn lora_da_dx(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
+              @builtin(local_invocation_index) lane: u32) {
+    let across = (params.n + BN - 1u) / BN;
+    if (group.x >= params.split) {
+        let rest = group.x - params.split;
+        tile(vec3<u32>(rest % across, rest / across, 0u), local.xy, lane);
+        return;
+    }
+    let row0 = group.x / across * BM;
+    let column0 = group.x % across * BN;
+    let lanes = BM * BN / 16u;
+    var sums: Sums;
+    for (var m0 = 0u; m0 < params.m; m0 += BK) {
+        for (var e = lane; e < BM * BK; e += lanes) { a_tile[e] = p_at(m0 + e / BM, row0 + e % BM); }
+        for (var e = lane; e < BN * BK / 4u; e += lanes) {
+            let k = e / (BN / 4u);
+            let column = e % (BN / 4u);
+            b_tile[k * (BN / 4u) + column] = load_x(m0 + k, column0 + column * 4u);
+        }
+        workgroupBarrier();
+        multiply(&sums, local.x, local.y);
+        workgroupBarrier();
+    }
+    finish_d(row0 + local.y * 4u, params.r, column0 + local.x * 4u, params.n, 1.0, sums);
 }

@@ -54,7 +54,7 @@ shaders! {
     /// Sums and maxima.
     REDUCE = "reduce" ["reduce.wgsl"] ["rows", "columns"];
     /// Products, the low-rank linear included.
-    GEMM = "gemm" ["gemm.wgsl"] ["tiled", "dot_product"];
+    GEMM = "gemm" ["gemm.wgsl"] ["tiled", "dot_product", "lora_u_db", "lora_da_dx"];
     /// Softmax, norms, cross entropy.
     ROWS = "rows" ["rows.wgsl"] [
         "softmax_forward", "softmax_backward", "norm_forward", "norm_backward", "norm_weights",

@@ -5,7 +5,7 @@ use lowrank_shaders as shaders;
 
 use crate::Wgpu;
 use crate::elementwise::mask_params;
-use crate::launch::{add, code, volume};
+use crate::launch::{Launch, add, code, volume};
 
 /// Rows up to which a product with a transposed right operand is a set of dot products.
 const DECODE: usize = 8;
@@ -53,6 +53,12 @@ pub(crate) struct Product<'a> {
     /// Distance between rows of a and of c; slices are narrower than the whole.
     pub a_step: usize,
     pub c_step: usize,
+}
+
+/// A product that rides in the kernel of another one, and the operand that it does not share.
+pub(crate) struct Second<'a> {
+    pub slot: Slot<'a>,
+    pub operand: In<'a>,
 }
 
 impl<'a> Product<'a> {
@@ -153,23 +159,81 @@ impl<'a> Product<'a> {
     }
 
     fn launch(&self, wgpu: &Wgpu, c: Out<'_>, mode: Mode) -> Result<()> {
+        let &Product { m, n, batch, .. } = self;
+        let groups = |size: usize, tile: usize| size.div_ceil(tile) as u64;
+        if self.dots() {
+            return self.prepare(wgpu, "dot_product", &c, mode, None)?.run_grid([
+                groups(n, 4),
+                groups(m, 4),
+                batch as u64,
+            ]);
+        }
+        let tile = |size: usize| [16, 32].into_iter().find(|&t| size <= t).unwrap_or(64);
+        let (bm, bn) = (tile(m), tile(n));
+        let mut l = self.prepare(wgpu, "tiled", &c, mode, None)?;
+        l.constant("TA", u32::from(self.ta)).constant("BM", bm as u32).constant("BN", bn as u32);
+        l.run_grid([groups(n, bn), groups(m, bm), batch as u64])
+    }
+
+    /// Computes it together with a second product, if both fit one kernel; else says so.
+    pub fn run_with(&self, wgpu: &Wgpu, c: Out<'_>, mode: Mode, second: Second<'_>) -> Result<bool> {
+        let &Product { m, n, k, .. } = self;
+        let size = |x: In<'_>| x.len as u64 * x.dtype.size() as u64;
+        let (d, d_mode) = (&second.slot.out, second.slot.mode);
+        let largest = [self.a, self.b, c.as_in(), d.as_in()].map(size).into_iter().max();
+        let groups = |rows: usize, bm: usize, cols: usize, bn: usize| rows.div_ceil(bm) * cols.div_ceil(bn);
+        // lora_u_db: u by dot products, dB [k,n] by tiles. lora_da_dx: dA [r,n] and dx [m,n] by tiles.
+        let (entry, [bm, bn], split, rest) = match self.branch.map(|b| b.r) {
+            None => {
+                let tile = if n <= 16 { [64, 16] } else { [32, 32] };
+                ("lora_u_db", tile, groups(m, 4, n, 4), groups(k, tile[0], n, tile[1]))
+            }
+            Some(r) => ("lora_da_dx", [64, 64], groups(r, 64, n, 64), groups(m, 64, n, 64)),
+        };
+        if m == 0 || n == 0 || k == 0 || split + rest > 65535 || largest.is_none_or(|l| l > wgpu.max_binding()) {
+            return Ok(false);
+        }
+        let mut l = self.prepare(wgpu, entry, &c, mode, Some((d, second.operand, split as u32)))?;
+        l.constant("BM", bm as u32).constant("BN", bn as u32).constant("ADD2", add(d_mode));
+        l.run_grid([(split + rest) as u64, 1, 1])?;
+        Ok(true)
+    }
+
+    /// Bindings, parameters and the constants that every kernel of the file has.
+    fn prepare<'l>(
+        &self,
+        wgpu: &'l Wgpu,
+        entry: &'static str,
+        c: &'l Out<'_>,
+        mode: Mode,
+        second: Option<(&'l Out<'_>, In<'a>, u32)>,
+    ) -> Result<Launch<'l>>
+    where
+        'a: 'l,
+    {
         let &Product { m, n, k, batch, .. } = self;
-        let dots = self.dots();
-        let mut l = wgpu.launch(self.name, &shaders::GEMM, if dots { "dot_product" } else { "tiled" });
-        let c_start = l.output("c", &c)?;
+        let mut l = wgpu.launch(self.name, &shaders::GEMM, entry);
+        let c_start = l.output("c", c)?;
+        let d_start = l.maybe_output("second result", second.map(|s| s.0))?;
         let a_start = l.input("a", self.a)?;
         let b_start = l.input("b", self.b)?;
-        let p_start = l.maybe("p", self.branch.map(|b| b.p))?;
+        // The second product's own operand takes a place that the first one does not need.
+        let (h, x) = match (second, self.branch) {
+            (Some((_, operand, _)), None) => (Some(operand), None),
+            (Some((_, operand, _)), Some(_)) => (None, Some(operand)),
+            (None, _) => (None, None),
+        };
+        let p_start = l.maybe("p", self.branch.map(|b| b.p).or(h))?;
         let q_start = l.maybe("q", self.branch.map(|b| b.q))?;
-        let bias_start = l.maybe("bias", self.bias)?;
+        let bias_start = l.maybe("bias", self.bias.or(x))?;
         let scalars_start = l.maybe("scalars", self.mask.map(|m| m.3))?;
         let b_step = if self.tb { k } else { n };
-        let (r, scale) = self.branch.map_or((0, 0.0), |b| (b.r, b.scale));
+        let (r, scale) = self.branch.map_or((if h.is_some() { n } else { 0 }, 0.0), |b| (b.r, b.scale));
         let q_step = self.branch.map_or(0, |b| if b.transposed { r } else { n });
         l.sizes(&[m, n, k, r, self.a_step, b_step, self.c_step, r, q_step])?;
         l.u32s(&[a_start, b_start, c_start, p_start, q_start, bias_start, scalars_start]);
         l.sizes(&[m * k, k * n, m * n])?.f32s(&[self.alpha, scale]);
-        l.sizes(&[self.mask.map_or(0, |m| m.2), 0, 0])?;
+        l.sizes(&[self.mask.map_or(0, |m| m.2)])?.u32s(&[d_start, second.map_or(0, |s| s.2)]);
         if let Some((dropout, ..)) = &self.mask {
             mask_params(&mut l, dropout);
         }
@@ -186,14 +250,7 @@ impl<'a> Product<'a> {
         l.constant("BRANCH", self.branch.map_or(0, |b| if b.transposed { 1 } else { 2 }));
         l.constant("BIAS", u32::from(self.bias.is_some()));
         l.constant("BIAS_TYPE", self.bias.map_or(0, |b| code(b.dtype)));
-        let tile = |size: usize| [16, 32].into_iter().find(|&t| size <= t).unwrap_or(64);
-        let groups = |size: usize, tile: usize| size.div_ceil(tile) as u64;
-        if dots {
-            return l.run_grid([groups(n, 4), groups(m, 4), batch as u64]);
-        }
-        let (bm, bn) = (tile(m), tile(n));
-        l.constant("TA", u32::from(self.ta)).constant("BM", bm as u32).constant("BN", bn as u32);
-        l.run_grid([groups(n, bn), groups(m, bm), batch as u64])
+        Ok(l)
     }
 }
 

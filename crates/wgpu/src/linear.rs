@@ -1,13 +1,14 @@
 //! The frozen linear layer and the low-rank linear: products whose tiles carry bias and adapter.
 //!
 //! lora_forward is two kernels: `h = x̂ Aᵀ` with dropout drawn while x is read, then `y = x Wᵀ + s h Bᵀ + bias`, written
-//! once. lora_backward is four: `u = s gy B`, `db`, `da` with dropout drawn again, and `dx = gy W + (u A) ⊙ mask`.
+//! once. lora_backward is two: `u = s gy B` with `db`, and `da` with `dx = gy W + (u A) ⊙ mask`, dropout drawn again in
+//! each half. Where a weight is larger than one binding, or only some gradients are wanted, each product is its own.
 
 use lowrank_backend::{Buffer, DType, In, Linear, Lora, Mode, Out, Result, Scalars, Slot, Weight};
 
 use crate::Wgpu;
 use crate::elementwise::check_dropout;
-use crate::gemm::{Branch, Masked, Product};
+use crate::gemm::{Branch, Masked, Product, Second};
 use crate::launch::volume;
 
 /// The weight's elements.
@@ -95,26 +96,50 @@ pub(crate) fn lora_backward(
     wgpu.expect(OP, "x", x, DType::F32, volume(OP, &[m, k])?)?;
     wgpu.expect(OP, "h", h, DType::F32, volume(OP, &[m, r])?)?;
     wgpu.expect(OP, "gy", gy, DType::F32, volume(OP, &[m, n])?)?;
-    if let Some(db) = db {
+    if let Some(db) = &db {
         wgpu.expect(OP, "db", db.out.as_in(), DType::F32, n * r)?;
+    }
+    if let Some(da) = &da {
+        wgpu.expect(OP, "da", da.out.as_in(), DType::F32, r * k)?;
+    }
+    let only_db = dx.is_none() && da.is_none();
+    let mut u: Box<dyn Buffer> = Box::new(wgpu.scratch(if only_db { 0 } else { m * r })?);
+    let mut u_out = Out::new(&mut *u, DType::F32, m * r);
+    let u_product = Product { alpha: op.scale, ..Product::new(OP, [m, r, n], [false, false], gy, op.b) };
+    let mut db = db;
+    let mut has_u = false;
+    if !only_db && let Some(slot) = &mut db {
+        has_u = u_product.run_with(wgpu, u_out.reborrow(), Mode::Set, Second { slot: slot.reborrow(), operand: h })?;
+    }
+    if !has_u && let Some(db) = db {
         let product = Product { alpha: op.scale, ..Product::new(OP, [n, r, m], [true, false], gy, h) };
         product.run(wgpu, db.out, db.mode)?;
     }
-    if dx.is_none() && da.is_none() {
+    if only_db {
         return Ok(());
     }
-    let mut u: Box<dyn Buffer> = Box::new(wgpu.scratch(m * r)?);
-    let product = Product { alpha: op.scale, ..Product::new(OP, [m, r, n], [false, false], gy, op.b) };
-    product.run(wgpu, Out::new(&mut *u, DType::F32, m * r), Mode::Set)?;
+    if !has_u {
+        u_product.run(wgpu, u_out, Mode::Set)?;
+    }
     let u = In::new(&*u, DType::F32, m * r);
+    let mut da = da;
+    let mut dx = dx;
+    if let Some(dx) = &mut dx {
+        let product = backward(wgpu, OP, &op.base, gy, &dx.out)?;
+        let branch = Some(Branch { p: u, q: op.a, transposed: false, r, scale: 1.0 });
+        let mask = op.dropout.map(|d| (d, Masked::Branch, k, op.scalars));
+        let product = Product { branch, mask, ..product };
+        if let Some(slot) = &mut da {
+            let second = Second { slot: slot.reborrow(), operand: x };
+            if product.run_with(wgpu, dx.out.reborrow(), dx.mode, second)? {
+                return Ok(());
+            }
+        }
+        product.run(wgpu, dx.out.reborrow(), dx.mode)?;
+    }
     if let Some(da) = da {
-        wgpu.expect(OP, "da", da.out.as_in(), DType::F32, r * k)?;
         let mask = op.dropout.map(|d| (d, Masked::B, k, op.scalars));
         Product { mask, ..Product::new(OP, [r, k, m], [true, false], u, x) }.run(wgpu, da.out, da.mode)?;
     }
-    let Some(dx) = dx else { return Ok(()) };
-    let product = backward(wgpu, OP, &op.base, gy, &dx.out)?;
-    let branch = Some(Branch { p: u, q: op.a, transposed: false, r, scale: 1.0 });
-    let mask = op.dropout.map(|d| (d, Masked::Branch, k, op.scalars));
-    Product { branch, mask, ..product }.run(wgpu, dx.out, dx.mode)
+    Ok(())
 }

@@ -92,6 +92,7 @@ fn nonempty(op: &'static str, norm: &Norm) -> Result<usize> {
 }
 
 /// RMSNorm, or LayerNorm if there are a bias and a place for the mean.
+#[allow(clippy::too_many_arguments)]
 pub(crate) fn norm_forward(
     wgpu: &Wgpu,
     name: &'static str,
