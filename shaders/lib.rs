@@ -65,5 +65,7 @@ shaders! {
         "attention_forward", "row_products", "attention_dq", "attention_dkv"
     ];
     /// Gradient norm and optimisers.
-    OPTIM = "optim" ["optim.wgsl"] ["squares", "grad_norm", "adamw", "sgd"];
+    OPTIM = "optim" ["optim.wgsl"] ["grad_norm", "adamw", "sgd"];
+    /// The sums of squares for the gradient norm.
+    SQUARES = "squares" ["squares.wgsl"] ["main"];
 }

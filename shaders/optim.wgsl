@@ -1,7 +1,6 @@
 // Gradient norm and optimisers. What changes from step to step is read from the scalar buffer.
 //
-//   squares     parts[slot] = sum of squares of 256 interleaved strips of a chunk of 65536 gradients
-//   grad_norm   norm = sqrt(sum of parts); clip = min(1, max_norm / (norm + 1e-6)), NaN for a norm that is not finite
+//   grad_norm   norm = sqrt(sum of the parts of squares.wgsl); clip = min(1, max_norm / (norm + 1e-6)), NaN for a norm that is not finite
 //   adamw       g = clip g; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
 //               p = p - lr (wd p + (m / c1) / (sqrt(v / c2) + eps))
 //   sgd         g = clip g; u = mu u + g; p = p - lr (wd p + u)
@@ -14,7 +13,7 @@ struct Params {
     g_start: u32,
     scalars_start: u32,
     group: u32,
-    slot: u32,
+    pad0: u32,
     beta1: f32,
     rest1: f32,
     beta2: f32,
@@ -39,7 +38,6 @@ const NORM: u32 = 2u;
 const CORRECTION1: u32 = 3u;
 const CORRECTION2: u32 = 4u;
 const LR: u32 = 8u;
-const CHUNK: u32 = 65536u;
 
 fn scalar(i: u32) -> f32 {
     return scalars[params.scalars_start + i];
@@ -55,22 +53,6 @@ fn total(lane: u32, value: f32) -> f32 {
         workgroupBarrier();
     }
     return parts[0];
-}
-
-// p is the parts.
-@compute @workgroup_size(256)
-fn squares(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-           @builtin(local_invocation_index) lane: u32) {
-    let chunk = folded(group, groups);
-    if (chunk * CHUNK >= params.n) { return; }
-    let end = min(params.n, (chunk + 1u) * CHUNK);
-    var sum = 0.0;
-    for (var i = chunk * CHUNK + lane; i < end; i += 256u) {
-        let x = g[params.g_start + i];
-        sum = fma(x, x, sum);
-    }
-    let all = total(lane, sum);
-    if (lane == 0u) { p[params.slot + chunk] = all; }
 }
 
 // p is the scalar buffer, g the parts.

@@ -7,6 +7,8 @@ use crate::Wgpu;
 
 /// Gradients whose squares one workgroup adds up.
 const CHUNK: usize = 65_536;
+/// Gradients that one kernel takes.
+const TOGETHER: usize = 7;
 
 /// The 2-norm over all gradients to `Scalars::NORM` and the clip factor to `Scalars::CLIP`.
 pub(crate) fn grad_norm(wgpu: &Wgpu, grads: &[In<'_>], max_norm: Option<f64>, scalars: Out<'_>) -> Result<()> {
@@ -17,19 +19,29 @@ pub(crate) fn grad_norm(wgpu: &Wgpu, grads: &[In<'_>], max_norm: Option<f64>, sc
     }
     let chunks: usize = grads.iter().map(|g| g.len.div_ceil(CHUNK)).sum();
     let mut parts: Box<dyn Buffer> = Box::new(wgpu.scratch(chunks.max(1))?);
-    let mut slot = 0;
     for (i, &g) in grads.iter().enumerate() {
         wgpu.expect(OP, &format!("gradient {i}"), g, DType::F32, g.len)?;
-        let out = Out::new(&mut *parts, DType::F32, chunks);
-        let mut l = wgpu.launch(OP, &shaders::OPTIM, "squares");
-        let start = l.output("parts", &out)?;
-        l.maybe_output("m", None)?;
-        l.maybe_output("v", None)?;
-        let g_start = l.input("gradient", g)?;
-        l.maybe("scalars", None)?;
-        l.sizes(&[g.len])?.u32s(&[0, 0, 0, g_start, 0, 0]).sizes(&[start as usize + slot])?;
-        l.f32s(&[0.0; 7]).run(g.len.div_ceil(CHUNK) as u64)?;
-        slot += g.len.div_ceil(CHUNK);
+    }
+    let mut first = 0;
+    for group in grads.chunks(TOGETHER) {
+        let count: usize = group.iter().map(|g| g.len.div_ceil(CHUNK)).sum();
+        let out = Out::new(&mut *parts, DType::F32, chunks).narrow(first, count);
+        first += count;
+        let mut l = wgpu.launch(OP, &shaders::SQUARES, "main");
+        let parts_start = l.output("parts", &out)?;
+        let mut starts = [0; TOGETHER];
+        for (i, start) in starts.iter_mut().enumerate() {
+            *start = l.maybe("gradient", group.get(i).copied())?;
+        }
+        l.u32s(&[parts_start]).sizes(&[count, 0, 0])?;
+        let mut chunk = 0;
+        for (i, &start) in starts.iter().enumerate() {
+            // A gradient that is not there begins after the last chunk.
+            let len = group.get(i).map_or(0, |g| g.len);
+            l.sizes(&[len, start as usize, chunk, 0])?;
+            chunk += len.div_ceil(CHUNK);
+        }
+        l.run(count as u64)?;
     }
     let mut l = wgpu.launch(OP, &shaders::OPTIM, "grad_norm");
     let start = l.output("scalars", &scalars)?;
