@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
-use lowrank_lora::{Adapter, Host, Module};
+use lowrank_lora::{Adapter, Host, LowRank, Module};
 use lowrank_models::{Llama, LlamaConfig};
 
 use super::meter::{Meter, Part};
@@ -32,7 +32,11 @@ impl<'a> Network<'a> {
             let pair = adapter.layers.get(name);
             let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
             let rank = pair.map(|p| p.rank);
+            let magnitude = pair.and_then(|p| p.magnitude.as_ref());
             let layer = Layer {
+                magnitude: magnitude.map(|t| leaf(n, t.requires_grad())),
+                dropout: pair.is_some_and(|p| p.dropout > 0.0) && tape.recording,
+                has_bias: module.base_tensors().count() > 1,
                 n,
                 k,
                 rank,
@@ -169,7 +173,9 @@ pub(super) fn play(model: &Llama, adapter: &Adapter, sizes: &Sizes) -> (Memory, 
 const SCALARS: usize = 256;
 
 fn adapter_bytes(adapter: &Adapter) -> usize {
-    let pairs = adapter.layers.values().map(|p| p.a.bytes() + p.b.bytes());
+    // Beside the magnitudes, a layer keeps the squares of its rows' norms: as many.
+    let magnitudes = |p: &LowRank| 2 * p.magnitude.as_ref().map_or(0, |m| m.bytes());
+    let pairs = adapter.layers.values().map(|p| p.a.bytes() + p.b.bytes() + magnitudes(p));
     let whole = adapter.saved.values().chain(adapter.biases.values()).map(|t| t.bytes());
     pairs.chain(whole).sum()
 }

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use super::dora::Dora;
 use super::meter::Bytes;
 use super::shadow::{Grads, Meta, Shadow, Tape};
 
@@ -20,6 +21,7 @@ pub(super) enum Rule {
         _x: Shadow,
         _h: Rc<Bytes>,
     },
+    Dora(Box<Dora>),
     LoraEmbedding {
         count: usize,
         dim: usize,
@@ -70,6 +72,7 @@ impl Rule {
                 let dbias = grads.slot(4);
                 grads.put(dbias);
             }
+            Rule::Dora(dora) => dora.backward(grads),
             Rule::LoraEmbedding { count, dim, r, .. } => {
                 let slots = [0, 1, 2].map(|i| grads.slot(i));
                 drop(slots[1].is_some().then(|| tape.alloc(count * r)));
@@ -98,6 +101,10 @@ impl Rule {
 
 /// A linear layer's trainable parts and rank.
 pub(super) struct Layer {
+    /// DoRA's magnitudes.
+    pub(super) magnitude: Option<Rc<Meta>>,
+    pub(super) dropout: bool,
+    pub(super) has_bias: bool,
     pub(super) n: usize,
     pub(super) k: usize,
     pub(super) rank: Option<usize>,
@@ -112,6 +119,9 @@ impl Tape {
     /// `x Wᵀ + bias` of m rows, with the low-rank branch if the layer has one.
     pub(super) fn linear(&self, x: &Shadow, m: usize, l: &Layer) -> Shadow {
         let (n, k) = (l.n, l.k);
+        if let (Some(r), Some(magnitude)) = (l.rank, &l.magnitude) {
+            return self.dora(x, m, l, r, magnitude);
+        }
         let y = self.fresh(m * n);
         self.meter.forward(2 * m * n * k);
         let Some(r) = l.rank else {
