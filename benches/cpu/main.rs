@@ -80,8 +80,11 @@ fn step_flops([m, k, n, r]: [usize; 4], adapter: bool) -> f64 {
     (4 * m * n * k + if adapter { 6 * m * r * (n + k) } else { 0 }) as f64
 }
 
+/// A name and what to time.
+type Candidate<'a> = (&'static str, Box<dyn FnMut() + 'a>);
+
 /// Runs candidates in turns for about `seconds`; medians, and medians of the ratio to the first.
-fn turns(seconds: f64, candidates: &mut [(&str, Box<dyn FnMut() + '_>)]) -> Vec<(Time, f64)> {
+fn turns(seconds: f64, candidates: &mut [Candidate<'_>]) -> Vec<(Time, f64)> {
     for (_, f) in candidates.iter_mut() {
         f();
     }

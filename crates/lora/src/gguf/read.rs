@@ -188,7 +188,9 @@ fn parse<'a>(name: &'a str, c: &mut Cursor<'a>) -> Parsed<File<'a>> {
             F32 => 4,
             F16 | BF16 => 2,
             _ => {
-                return Err(Failure::Bad(format!("tensor `{tensor}` has ggml type {kind}; f32, f16 and bf16 are read")));
+                return Err(Failure::Bad(format!(
+                    "tensor `{tensor}` has ggml type {kind}; f32, f16 and bf16 are read"
+                )));
             }
         };
         let bytes = rows.checked_mul(cols).and_then(|n| n.checked_mul(width));
