@@ -14,6 +14,10 @@ pub(crate) struct Hb {
     pub clock: Vec<u32>,
     /// Per warp: clocks below this are ordered before the warp's next instruction.
     pub known: Vec<Vec<u32>>,
+    /// Accesses of a thread with a clock below this came before its last memory fence; 0 if there was none.
+    pub fenced: Vec<u32>,
+    /// When that fence was, in the time of units that take turns.
+    pub fence_time: Vec<u64>,
     /// Writes of a thread with a clock below this were passed to the async proxy by a fence.
     pub proxy: Vec<u32>,
 }
@@ -21,7 +25,7 @@ pub(crate) struct Hb {
 impl Hb {
     pub fn new(threads: usize, warps: usize) -> Self {
         let n = threads + PSEUDO;
-        Hb { threads, clock: vec![1; n], known: vec![vec![0; n]; warps], proxy: vec![0; n] }
+        Hb { threads, clock: vec![1; n], known: vec![vec![0; n]; warps], fenced: vec![0; n], fence_time: vec![0; n], proxy: vec![0; n] }
     }
 
     #[inline]
@@ -44,6 +48,27 @@ impl Hb {
             self.clock[base + l] += 1;
             into[base + l] = self.clock[base + l];
         }
+    }
+
+    /// A memory fence by some lanes: what they did so far can be published by their later atomics.
+    pub fn memory_fence(&mut self, base: usize, mask: u32, time: u64) {
+        for l in lanes(mask) {
+            self.fence_time[base + l] = time;
+            self.clock[base + l] += 1;
+            self.fenced[base + l] = self.clock[base + l];
+        }
+    }
+
+    /// Publishes what a lane did before its last fence; nothing if there was none.
+    pub fn release_fenced(&mut self, warp: usize, thread: usize, into: &mut Vec<u32>) {
+        if self.fenced[thread] == 0 {
+            return;
+        }
+        into.resize(self.clock.len(), 0);
+        for (a, b) in into.iter_mut().zip(&self.known[warp]) {
+            *a = (*a).max(*b);
+        }
+        into[thread] = into[thread].max(self.fenced[thread]);
     }
 
     pub fn acquire(&mut self, warp: usize, from: &[u32]) {

@@ -25,6 +25,8 @@ pub(crate) struct Access {
     pub order: Order,
     /// Vector length, for alignment (`regs` leaves nothing out; `_` is a dummy register).
     pub vec: u32,
+    /// A plain load that belongs to an atomic update of its cell.
+    pub seed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
