@@ -25,7 +25,14 @@ pub(crate) struct Hb {
 impl Hb {
     pub fn new(threads: usize, warps: usize) -> Self {
         let n = threads + PSEUDO;
-        Hb { threads, clock: vec![1; n], known: vec![vec![0; n]; warps], fenced: vec![0; n], fence_time: vec![0; n], proxy: vec![0; n] }
+        Hb {
+            threads,
+            clock: vec![1; n],
+            known: vec![vec![0; n]; warps],
+            fenced: vec![0; n],
+            fence_time: vec![0; n],
+            proxy: vec![0; n],
+        }
     }
 
     #[inline]

@@ -11,6 +11,7 @@ mod ldst;
 mod matrix;
 mod mbarrier;
 mod mma;
+mod mma_exact;
 mod run;
 mod shared;
 mod step;

@@ -46,12 +46,9 @@ impl Desc {
     }
 }
 
+/// Bytes of an element.
 fn size(t: MatTy) -> usize {
-    match t {
-        MatTy::S8 | MatTy::U8 => 1,
-        MatTy::Tf32 => 4,
-        _ => 2,
-    }
+    (t.bits() / 8).max(1) as usize
 }
 
 impl Unit<'_> {
@@ -123,7 +120,9 @@ impl Unit<'_> {
         if let Some(dirty) = &mut w.wg_fence {
             dirty.extend(k.wg_writes[pc as usize].iter());
         }
-        if w.wg_regs.is_empty() || matches!(op, Op::Wgmma(_) | Op::WgCommit | Op::WgWait(_) | Op::WgFence | Op::Bra(_) | Op::Nop) {
+        if w.wg_regs.is_empty()
+            || matches!(op, Op::Wgmma(_) | Op::WgCommit | Op::WgWait(_) | Op::WgFence | Op::Bra(_) | Op::Nop)
+        {
             return Ok(());
         }
         if !k.regs_of[pc as usize].iter().any(|r| w.wg_regs.contains(r)) {

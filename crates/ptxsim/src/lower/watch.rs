@@ -10,7 +10,14 @@ use crate::types::Space;
 /// Destinations and sources of an instruction that only computes.
 fn computes(op: &mut Op) -> Option<(Vec<Reg>, Vec<Reg>)> {
     let n = match op {
-        Op::A1(..) | Op::A2(..) | Op::Clear(..) | Op::A3(..) | Op::Mov(..) | Op::Selp { .. } | Op::Lop3 { .. } | Op::Pack { .. } => 1,
+        Op::A1(..)
+        | Op::A2(..)
+        | Op::Clear(..)
+        | Op::A3(..)
+        | Op::Mov(..)
+        | Op::Selp { .. }
+        | Op::Lop3 { .. }
+        | Op::Pack { .. } => 1,
         Op::Unpack { d, a, .. } => return Some((d.to_vec(), vec![*a])),
         _ => return None,
     };

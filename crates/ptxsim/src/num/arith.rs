@@ -156,7 +156,13 @@ pub(crate) fn fma64(a: f64, b: f64, c: f64, rnd: Rnd) -> f64 {
     // Away from the ends of the range the product is exact in two doubles; a power of two leaves the signs alone.
     let (lo, hi) = if a.abs() < b.abs() { (a, b) } else { (b, a) };
     let size = (a.abs() * b.abs()).max(c.abs());
-    let f = if size > 1e250 { 1e-60f64 } else if size < 1e-200 { 1e60 } else { 1.0 };
+    let f = if size > 1e250 {
+        1e-60f64
+    } else if size < 1e-200 {
+        1e60
+    } else {
+        1.0
+    };
     let f = f64::from_bits(f.to_bits() & !((1 << 52) - 1));
     let (lo, hi) = if f < 1.0 { (lo, hi * f) } else { (lo * f, hi) };
     let mut p = lo * hi;

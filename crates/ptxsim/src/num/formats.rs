@@ -134,11 +134,8 @@ pub(crate) fn to_f8(x: f64, e4: bool) -> u8 {
     if x.abs() >= largest {
         return sign | code;
     }
-    let bits = if e4 {
-        narrow(x / 256.0, Format { e: 5, m: 3 }, Rnd::Ne)
-    } else {
-        narrow(x, Format { e: 5, m: 2 }, Rnd::Ne)
-    };
+    let bits =
+        if e4 { narrow(x / 256.0, Format { e: 5, m: 3 }, Rnd::Ne) } else { narrow(x, Format { e: 5, m: 2 }, Rnd::Ne) };
     let bits = sign | bits as u8 & 0x7f;
     // What rounds up beyond the largest value stays there.
     if bits & 0x7f > code { sign | code } else { bits }
