@@ -22,6 +22,10 @@ impl Unit<'_> {
         let cta = if rank == 0 { w.cta } else { rank as usize - 1 };
         let len = self.l.shared_len;
         if cta < self.ctas.len() && off + n <= len && addr >> 32 == 0 {
+            if self.ctas[cta].live == 0 {
+                let m = format!("access to the shared memory of CTA {cta} of the cluster, which has exited");
+                return Err(self.stop(K::OutOfBounds, w, by.lane, by.pc, m));
+            }
             return Ok((cta, off));
         }
         let m = format!("shared access of {n} bytes at address {addr:#x}, of {len} bytes");
@@ -158,6 +162,10 @@ impl Unit<'_> {
     /// Enters a shared access (`value` for a write) and reports what it clashes with.
     #[inline]
     pub(super) fn track_shared(&mut self, w: &Warp, by: By, c: usize, off: usize, n: usize, value: Option<&[u8]>) {
+        if c != w.cta {
+            let thread = w.base + by.lane;
+            self.remote.insert((c, thread), (self.hb.clock[thread], by.pc, w.cta));
+        }
         let who: Who = self.hb.who(w.id, w.base + by.lane, by.pc, by.flags);
         let Some((at, bad)) = self.ctas[c].cells.access(off, n, value.is_some(), &who) else { return };
         let same = value.is_some_and(|v| self.ctas[c].shared[off..off + n] == *v);

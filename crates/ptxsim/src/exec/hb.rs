@@ -16,6 +16,7 @@ pub(crate) struct Hb {
     pub known: Vec<Vec<u32>>,
     /// Accesses of a thread with a clock below this came before its last memory fence; 0 if there was none.
     pub fenced: Vec<u32>,
+    pub any_fence: bool,
     /// When that fence was, in the time of units that take turns.
     pub fence_time: Vec<u64>,
     /// Writes of a thread with a clock below this were passed to the async proxy by a fence.
@@ -31,6 +32,7 @@ impl Hb {
             known: vec![vec![0; n]; warps],
             fenced: vec![0; n],
             fence_time: vec![0; n],
+            any_fence: false,
             proxy: vec![0; n],
         }
     }
@@ -59,6 +61,7 @@ impl Hb {
 
     /// A memory fence by some lanes: what they did so far can be published by their later atomics.
     pub fn memory_fence(&mut self, base: usize, mask: u32, time: u64) {
+        self.any_fence = true;
         for l in lanes(mask) {
             self.fence_time[base + l] = time;
             self.clock[base + l] += 1;
@@ -66,16 +69,24 @@ impl Hb {
         }
     }
 
-    /// Publishes what a lane did before its last fence; nothing if there was none.
-    pub fn release_fenced(&mut self, warp: usize, thread: usize, into: &mut Vec<u32>) {
-        if self.fenced[thread] == 0 {
-            return;
-        }
+    /// Publishes what a lane did before its last fence, or what others did before fences that it knows of. Returns
+    /// the time of the latest such fence, 0 if there is none.
+    pub fn release_fenced(&mut self, warp: usize, thread: usize, into: &mut Vec<u32>) -> u64 {
         into.resize(self.clock.len(), 0);
-        for (a, b) in into.iter_mut().zip(&self.known[warp]) {
-            *a = (*a).max(*b);
+        let own = self.fenced[thread] > 0;
+        let mut time = self.fence_time[thread];
+        for (u, a) in into.iter_mut().enumerate() {
+            let known = self.known[warp][u];
+            if own {
+                *a = (*a).max(known);
+            }
+            if known >= self.fenced[u] && self.fenced[u] > 0 {
+                *a = (*a).max(self.fenced[u]);
+                time = time.max(self.fence_time[u]);
+            }
         }
         into[thread] = into[thread].max(self.fenced[thread]);
+        time
     }
 
     pub fn acquire(&mut self, warp: usize, from: &[u32]) {

@@ -119,21 +119,20 @@ impl Unit<'_> {
 
     /// A strong write or atomic publishes what its thread did before its last fence.
     pub(super) fn publish(&mut self, w: &Warp, space: Space, addr: u64, lane: usize, release: bool) {
-        if !self.l.races || !(release || self.hb.fenced[w.base + lane] > 0) {
+        if !self.l.races || !(release || self.hb.any_fence) {
             return;
         }
         let addr = key(space, addr, w.cta);
         let mut at = self.published.remove(&addr).unwrap_or_default();
-        if release {
+        let fence = if release {
             self.hb.release(w.id, w.base, 1 << lane, &mut at);
+            self.view.inter().map_or(0, |i| i.fence())
         } else {
-            self.hb.release_fenced(w.id, w.base + lane, &mut at);
-        }
+            self.hb.release_fenced(w.id, w.base + lane, &mut at)
+        };
         self.published.insert(addr, at);
         let me = self.number;
-        let fence = self.hb.fence_time[w.base + lane];
-        if let Some(i) = self.view.inter() {
-            let fence = if release { i.fence() } else { fence };
+        if let Some(i) = self.view.inter().filter(|_| release || fence > 0) {
             i.release(me, addr, fence);
         }
     }

@@ -23,7 +23,7 @@ mod wgmma;
 pub(crate) use hb::lanes;
 pub use tensormap::{Swizzle, TensorMap};
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::atomic::AtomicU32;
 
 use crate::ir::*;
@@ -188,6 +188,8 @@ pub(crate) struct Unit<'a> {
     pub cluster_arrived: u32,
     pub cluster_known: Vec<u32>,
     pub cluster_done: Vec<u32>,
+    /// Last access of a thread to the shared memory of another CTA: its clock, its instruction and its own CTA.
+    pub remote: BTreeMap<(usize, usize), (u32, u32, usize)>,
     pub pseudo: usize,
     pub timer: u64,
     /// First line that read memory nobody wrote, for the message of an uninitialised use.
@@ -288,6 +290,7 @@ impl<'a> Unit<'a> {
             cluster_arrived: 0,
             cluster_known: vec![],
             cluster_done: vec![],
+            remote: BTreeMap::new(),
             pseudo: 0,
             timer: 0,
             uninit_hint: None,

@@ -193,8 +193,27 @@ impl Unit<'_> {
                 g.state = State::Ready;
             }
         }
+        if self.ctas[w.cta].live == 0 {
+            self.check_remote(w);
+        }
         self.recheck_barriers(w.cta);
         self.recheck_cluster();
+    }
+
+    /// A CTA has exited: what others did in its shared memory must have been ordered before that.
+    fn check_remote(&mut self, w: &Warp) {
+        let per = self.warps.len() / self.ctas.len();
+        let late = self.remote.range((w.cta, 0)..(w.cta + 1, 0)).find(|((_, thread), (clock, ..))| {
+            (w.cta * per..(w.cta + 1) * per).all(|i| self.hb.known[i][*thread] <= *clock)
+        });
+        if let Some((_, &(_, pc, cta))) = late {
+            let (line, end) = (self.k.insts[pc as usize].line, self.k.insts.len() as u32 - 1);
+            let m = format!(
+                "CTA {} of the cluster may exit before CTA {cta} has used its shared memory at line {line}",
+                w.cta
+            );
+            self.note(FindingKind::Race, w, 0, end, m);
+        }
     }
 
     fn finish(&mut self) -> Run<()> {

@@ -14,6 +14,8 @@ use super::view::PAGE;
 struct Cell {
     w: (u32, u64, Stamp, u8),
     r: (u32, u64, Stamp, u8),
+    /// The last plain write below atomics.
+    below: (u32, u64, Stamp, u8),
 }
 
 /// A conflict with another unit: its number, its stamp, whether it wrote.
@@ -87,7 +89,7 @@ impl Inter {
             let hi = (o + n).min(i * 4 + 4) - i * 4;
             let mask = (((1u32 << (hi - lo)) - 1) << lo) as u8;
             let c = &mut cells[i];
-            for (prev, w) in [(c.w, true), (c.r, false)] {
+            for (prev, w) in [(c.w, true), (c.r, false), (c.below, true)] {
                 if (write || w) && prev.3 & mask != 0 && prev.0 != me && prev.2 & stamp & STRONG == 0 {
                     check.push((prev, w));
                 }
@@ -95,7 +97,12 @@ impl Inter {
             if write {
                 // One's own plain read before an atomic is part of a compare-and-swap loop.
                 let r = if c.r.0 == me && stamp & STRONG != 0 { (0, 0, 0, 0) } else { c.r };
-                *c = Cell { w: (me, now, stamp, mask), r };
+                let below = match (stamp & STRONG, c.w.2 & STRONG) {
+                    (0, _) => Cell::default().below,
+                    (_, 0) => c.w,
+                    _ => c.below,
+                };
+                *c = Cell { w: (me, now, stamp, mask), r, below };
             } else if c.r.0 != me || c.r.1 == 0 {
                 c.r = (me, now, stamp, mask);
             } else {
