@@ -244,6 +244,7 @@ impl Unit<'_> {
             }
             Op::Mbar(x) => return self.mbar(w, x, pc, ex),
             Op::Bulk(x) => self.bulk(w, x, pc, ex)?,
+            Op::Async(x) => self.async_update(w, x, pc, ex)?,
             Op::BulkCommit => self.bulk_commit(w, ex),
             Op::BulkWait(n) => self.bulk_wait(w, *n as usize, ex, pc)?,
             Op::WgFence => w.wg_fence = Some(HashSet::new()),

@@ -96,6 +96,17 @@ pub(crate) enum RedOp {
     Xor,
 }
 
+/// `st.async` and `red.async`.
+#[derive(Clone, Debug)]
+pub(crate) struct AsyncUpdate {
+    pub dst: (Reg, i64),
+    pub vals: Box<[Reg]>,
+    /// Bytes of one value.
+    pub size: u32,
+    pub red: Option<AtomKind>,
+    pub mbar: (Reg, i64),
+}
+
 /// `cp.async.bulk` and `cp.async.bulk.tensor`.
 #[derive(Clone, Debug)]
 pub(crate) struct Bulk {

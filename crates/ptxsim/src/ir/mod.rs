@@ -206,6 +206,7 @@ pub(crate) enum Op {
     Wmma(Box<Wmma>),
     Mbar(Box<Mbar>),
     Bulk(Box<Bulk>),
+    Async(Box<AsyncUpdate>),
     BulkCommit,
     BulkWait(u32),
     WgFence,

@@ -280,6 +280,9 @@ pub(super) fn each_reg(op: &mut Op, f: &mut dyn FnMut(&mut Reg)) {
             x.map.iter_mut().chain(x.mbar.iter_mut()).for_each(|(r, _)| f(r));
             x.coords.iter_mut().chain(x.size.iter_mut()).chain(x.multicast.iter_mut()).for_each(f);
         }
+        Op::Async(x) => {
+            [&mut x.dst.0, &mut x.mbar.0].into_iter().chain(&mut x.vals).for_each(f);
+        }
         Op::Wgmma(x) => {
             f(&mut x.b);
             x.d.iter_mut().chain(&mut x.a).for_each(f);
