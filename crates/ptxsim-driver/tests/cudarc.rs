@@ -300,9 +300,9 @@ fn inner_enforces() {
         [(24usize, E::CUDA_SUCCESS), (20, E::CUDA_ERROR_INVALID_VALUE), (32, E::CUDA_ERROR_INVALID_VALUE)]
     {
         let mut extra = [
-            1 as *mut _,
+            std::ptr::without_provenance_mut(1),
             block.as_mut_ptr().cast(),
-            2 as *mut _,
+            std::ptr::without_provenance_mut(2),
             (&raw mut size).cast(),
             null_mut::<std::ffi::c_void>(),
         ];
