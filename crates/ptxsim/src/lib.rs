@@ -2,7 +2,7 @@
 //!
 //! The crate knows PTX text, device memory and what a GPU would do with both; it knows nothing of CUDA, drivers or
 //! any program that uses it. The life of a launch: [`Module::parse`] (text → tokens → syntax → decoded instructions),
-//! [`Memory`] (allocations), [`launch`] (waves of CTAs, each interpreted warp by warp), [`Report`].
+//! [`Memory`] (allocations), [`launch()`] (waves of CTAs, each interpreted warp by warp), [`Report`].
 //!
 //! ```
 //! use ptxsim::{Arg, Config, Memory, Module, launch};

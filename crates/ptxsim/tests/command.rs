@@ -97,10 +97,34 @@ fn mistakes_are_explained() {
         (vec!["run", "tests/ptx/faults0.ptx", "--grid", "1,2,3,4"], "more than three"),
         (vec!["run", "tests/ptx/faults0.ptx", "--frob", "1"], "unknown option"),
         (vec!["run", "Cargo.toml"], "line 1"),
+        (vec!["run", "src"], "src"),
+        (vec!["list", "tests/ptx/faults0.ptx", "more"], "takes no more"),
+        (vec!["frob", "tests/ptx/faults0.ptx"], "usage"),
+        (vec!["run", "tests/ptx/faults0.ptx", "--grid"], "needs a value"),
+        (vec!["run", "tests/ptx/faults0.ptx", "--block", "-1"], "-1 is no X,Y,Z"),
+        (vec!["run", "tests/ptx/faults0.ptx", "--smem", "1e9"], "no number"),
+        (vec!["run", "tests/ptx/faults0.ptx", "--arg", "5"], "TYPE:VALUE"),
+        (vec!["run", "tests/ptx/faults0.ptx", "--arg", "f33:5"], "unknown type f33"),
+        (vec!["run", "tests/ptx/faults0.ptx", "--arg", "f32:zeros*99999999999999"], "too many"),
+        (vec!["run", "tests/ptx/faults0.ptx", "--arg", "f32:blob*3"], "unknown fill blob"),
+        (vec!["run", "tests/ptx/faults0.ptx", "--arg", "f32:nowhere.bin"], "nowhere.bin"),
+        (vec!["run", "tests/ptx/faults7.ptx", "--arg", "u32:1"], "takes 3 arguments"),
+        (vec!["run", "tests/ptx/faults7.ptx", "--arg", "u64:0", "--arg", "u64:1", "--arg", "f32:1"], "bytes"),
     ] {
         let o = ptxsim(&args);
         assert_eq!(o.status.code(), Some(2));
         assert!(String::from_utf8_lossy(&o.stderr).contains(want), "{args:?}: {o:?}");
     }
     assert!(text(&ptxsim(&["list", "tests/ptx/faults0.ptx"])).contains("pipeline: 3 parameters"));
+}
+
+#[cfg(unix)]
+#[test]
+fn arguments_that_are_no_text() {
+    use std::os::unix::ffi::OsStrExt;
+    let bad = std::ffi::OsStr::from_bytes(b"\xff\xfe");
+    let o = Command::new(env!("CARGO_BIN_EXE_ptxsim")).arg("run").arg(bad).output().unwrap();
+    assert_eq!(o.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&o.stderr).contains("not UTF-8"), "{o:?}");
+    assert!(ptxsim(&["--help"]).status.success());
 }

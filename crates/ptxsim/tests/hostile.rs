@@ -107,6 +107,12 @@ fn absurd_numbers() {
     assert!(Module::parse(&deep).is_err());
     let nest = format!("{head}.entry k() {{ mov.b32 {}", "[".repeat(100_000));
     assert!(Module::parse(&nest).is_err());
+    // Variables that together fill any machine, and a chain of calls as deep as a stack.
+    let globals: String = (0..100).map(|i| format!(".global .b8 g{i}[1073741824];\n")).collect();
+    assert!(Module::parse(&format!("{head}{globals}.entry k() {{ ret; }}")).is_err());
+    let chain: String = (1..20_000).map(|i| format!(".func f{i}() {{ call f{}; ret; }}\n", i - 1)).collect();
+    let e = Module::parse(&format!("{head}.func f0() {{ ret; }}\n{chain}.entry k() {{ call f19999; ret; }}")).err();
+    assert!(e.unwrap().message.contains("deep"));
     // Functions that call each other twice as often with every level.
     let mut bomb = head.to_string();
     bomb += ".func f0() { .reg .b32 %r<2>; mov.u32 %r0, 1; ret; }\n";
@@ -179,6 +185,16 @@ fn endless_loops_and_deadlocks_end() {
         assert!(accepted || (body.contains("shfl") && r.is_clean()), "{body}: {r}");
         assert!(r.findings.iter().all(|f| f.line >= 4), "{body}: {r}");
     }
+}
+
+#[test]
+fn local_memory_of_a_whole_block_is_bounded() {
+    let m = kernel(".local .b8 l[500000]; .reg .b64 %l; mov.u64 %l, l; st.local.u8 [%l], 1; ret;");
+    let mut mem = Memory::new();
+    let p = mem.alloc(4);
+    let mut go = |threads| launch(&m, "k", &mut mem, &Config::new([1; 3], [threads, 1, 1]), &[Arg::Ptr(p)]);
+    assert!(go(32).unwrap().is_clean());
+    assert!(go(1024).unwrap_err().message.contains("local memory"));
 }
 
 #[test]

@@ -89,7 +89,7 @@ fn argument(spec: &str, index: usize, mem: &mut Memory, buffers: &mut Vec<Buffer
     };
     if let Some((kind, n)) = value.split_once('*') {
         let n: usize = n.parse().map_err(|_| format!("{n} is no count"))?;
-        let bytes = n.checked_mul(size).filter(|b| *b <= 1 << 34).ok_or(format!("{n} elements are too many"))?;
+        let bytes = n.checked_mul(size).filter(|b| *b <= 1 << 32).ok_or(format!("{n} elements are too many"))?;
         return match kind {
             "uninit" => buffer(mem.alloc(bytes), n),
             "zeros" => buffer(mem.upload(&vec![0u8; bytes]), n),
@@ -129,11 +129,19 @@ fn show(ty: &str, b: &[u8]) -> String {
 }
 
 fn real_main() -> Result<bool, String> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let words = std::env::args_os().skip(1).map(|a| a.into_string());
+    let args: Vec<String> = words.collect::<Result<_, _>>().map_err(|a| format!("{a:?} is not UTF-8"))?;
+    if args.iter().any(|a| a == "--help" || a == "-h") {
+        say!("{USAGE}");
+        return Ok(true);
+    }
     let (Some(cmd), Some(file)) = (args.first(), args.get(1)) else { return Err(USAGE.into()) };
     let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
     let module = Module::parse(&text).map_err(|e| format!("{file}: {e}"))?;
     if cmd == "list" {
+        if let Some(more) = args.get(2) {
+            return Err(format!("list takes no {more}"));
+        }
         for name in module.entries() {
             if let Some(k) = module.kernel(name) {
                 say!("{name}: {} parameters, {} bytes of shared memory", k.params.len(), k.shared_bytes);
