@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 
 use crate::exec;
+use crate::ir::Op;
 use crate::mem::device::Memory;
 use crate::mem::shadow::{STRONG, Stamp, pc, tid};
 use crate::mem::view::{PAGE, Page};
@@ -73,7 +74,10 @@ impl Touched {
                 if r | w == 0 {
                     continue;
                 }
-                let clash = w & (j.written[i] | j.read[i]) | r & j.written[i];
+                let mut clash = w & (j.written[i] | j.read[i]) | r & j.written[i];
+                if clash & !(r | j.read[i]) != 0 {
+                    clash &= !same_literals(l, p, j, i, mem);
+                }
                 if clash != 0 {
                     let byte = i * 64 + clash.trailing_zeros() as usize;
                     if let Some(f) = clash_finding(l, unit, p, j, byte, mem) {
@@ -94,6 +98,21 @@ impl Touched {
             }
         }
     }
+}
+
+/// Bytes of group `i` where both units stored literals, of one value: flags that several blocks raise.
+fn same_literals(l: &exec::Launch, p: &Page, j: &Joint, i: usize, mem: &Memory) -> u64 {
+    let (Some(data), Some(tags)) = (&p.data, &p.wtag) else { return 0 };
+    let literal = |s: Stamp| match l.kernel.insts.get(pc(s) as usize).map(|i| &i.op) {
+        Some(Op::St(x)) => x.literal,
+        _ => false,
+    };
+    let (old, start) = (&mem.allocs[p.alloc as usize].data, p.index as usize * PAGE);
+    (0..64).filter(|b| (p.written[i] & j.written[i] & !p.read[i] & !j.read[i]) >> b & 1 == 1).fold(0, |m, b| {
+        let (at, word) = (i * 64 + b, i * 16 + b / 4);
+        let theirs = j.writers.get(word).map_or(0, |w| w.1);
+        m | ((old[start + at] == data[at] && literal(tags[word]) && literal(theirs)) as u64) << b
+    })
 }
 
 fn note(who: &mut Vec<(u32, Stamp)>, bits: u64, group: usize, unit: u32, tags: &[Stamp]) {

@@ -60,6 +60,17 @@ fn blocks_that_wait_for_each_other() {
 }
 
 #[test]
+fn flags_that_many_blocks_raise() {
+    both(|m| {
+        let mut mem = Memory::new();
+        let a = mem.upload(&(0..256).map(|i| i % 7).collect::<Vec<i32>>());
+        let (flag, done) = (mem.upload(&[0i32]), mem.upload(&[0u8]));
+        clean(m, "raise", &mut mem, &one(4, 64), &[a, flag, done].map(Arg::Ptr));
+        assert_eq!((mem.download::<i32>(flag, 1).unwrap()[0], mem.download::<u8>(done, 1).unwrap()[0]), (1, 1));
+    });
+}
+
+#[test]
 fn pointers_to_functions() {
     both(|m| {
         let mut mem = Memory::new();

@@ -16,7 +16,7 @@ struct Case {
     encode: fn(i64) -> u64,
 }
 
-fn two(v: i64) -> u64 {
+fn nibble(v: i64) -> u64 {
     v as u64 & 15
 }
 fn byte(v: i64) -> u64 {
@@ -42,9 +42,9 @@ fn mma_of_other_types() {
         case(16, 8, 64, "m16n8k8.row.col.f64.f64.f64.f64", -5, 11, double),
         case(16, 16, 64, "m16n8k16.row.col.f64.f64.f64.f64", -5, 11, double),
         case(8, 16, 8, "m8n8k16.row.col.s32.s8.s8.s32", -128, 256, byte),
-        case(8, 32, 4, "m8n8k32.row.col.s32.s4.s4.s32", -8, 16, two),
-        case(16, 32, 4, "m16n8k32.row.col.s32.u4.u4.s32", 0, 16, two),
-        case(16, 64, 4, "m16n8k64.row.col.satfinite.s32.s4.s4.s32", -8, 16, two),
+        case(8, 32, 4, "m8n8k32.row.col.s32.s4.s4.s32", -8, 16, nibble),
+        case(16, 32, 4, "m16n8k32.row.col.s32.u4.u4.s32", 0, 16, nibble),
+        case(16, 64, 4, "m16n8k64.row.col.satfinite.s32.s4.s4.s32", -8, 16, nibble),
         case(8, 128, 1, "m8n8k128.row.col.s32.b1.b1.s32.xor.popc", 0, 2, byte),
         case(16, 128, 1, "m16n8k128.row.col.s32.b1.b1.s32.and.popc", 0, 2, byte),
         case(16, 256, 1, "m16n8k256.row.col.s32.b1.b1.s32.xor.popc", 0, 2, byte),
@@ -82,13 +82,12 @@ fn mma_of_other_types() {
         let fc: Vec<u64> = (0..nd * 32).map(|x| acc(c[at(x / 32, x % 32).0 * n + at(x / 32, x % 32).1])).collect();
         // Registers travel as 64-bit words; narrow ones are cut.
         let w = if bits == 64 { "b64" } else { "b32" };
-        let dw = if bits == 64 { "b64" } else { "b32" };
         let mut text = format!(
             ".version 8.4\n.target sm_90a\n.address_size 64\n.entry k(.param .u64 d, .param .u64 a, .param .u64 b, .param .u64 c) {{
-             .reg .{w} %a<16>; .reg .{w} %b<16>; .reg .{dw} %c<16>; .reg .{dw} %d<16>; .reg .b32 %t; .reg .b64 %p<5>; .reg .b64 %o;
+             .reg .{w} %a<16>; .reg .{w} %b<16>; .reg .{w} %c<16>; .reg .{w} %d<16>; .reg .b32 %t; .reg .b64 %p<5>; .reg .b64 %o;
              mov.u32 %t, %laneid; mul.wide.u32 %o, %t, 8;\n"
         );
-        for (i, (x, n, w)) in [("a", na, w), ("b", nb, w), ("c", nd, dw)].into_iter().enumerate() {
+        for (i, (x, n)) in [("a", na), ("b", nb), ("c", nd)].into_iter().enumerate() {
             text += &format!("ld.param.u64 %p{i}, [{x}]; add.u64 %p{i}, %p{i}, %o;\n");
             (0..n).for_each(|j| text += &format!("ld.global.{w} %{x}{j}, [%p{i}+{}];\n", j * 256));
         }

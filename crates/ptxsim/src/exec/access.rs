@@ -217,6 +217,17 @@ impl Unit<'_> {
             if write != bad.prev_write && before & STRONG != 0 && self.is_seed(plain_read) {
                 return;
             }
+            let raised = value.is_some_and(|v| {
+                let mut old = [0u8; 32];
+                self.view.read(a, off, &mut old[..v.len().min(32)]);
+                bad.prev_write
+                    && old[..v.len().min(32)] == *v
+                    && self.is_literal(by.pc)
+                    && self.is_literal(stamp_pc(bad.stamp))
+            });
+            if raised {
+                return;
+            }
             if bad.stamp & STRONG != 0 && !write {
                 let at = (K::RaceBetweenCtas, w, by.lane, by.pc, m);
                 self.suspect(w.base + by.lane, base + off as u64, at);
@@ -229,6 +240,11 @@ impl Unit<'_> {
     /// True for the plain load of an atomic update.
     fn is_seed(&self, pc: u32) -> bool {
         matches!(self.k.insts.get(pc as usize).map(|i| &i.op), Some(Op::Ld(x)) if x.seed)
+    }
+
+    /// True for a store of literals.
+    fn is_literal(&self, pc: u32) -> bool {
+        matches!(self.k.insts.get(pc as usize).map(|i| &i.op), Some(Op::St(x)) if x.literal)
     }
 
     pub(super) fn report_race(

@@ -14,13 +14,13 @@ use crate::types::{PARAM_WINDOW, Space, Ty, resolve};
 /// A load on its way.
 pub(crate) struct Delivery {
     pub bytes: usize,
-    dst: usize,
-    data: Vec<u8>,
-    known: bool,
-    swizzle: Swizzle,
+    pub dst: usize,
+    pub data: Vec<u8>,
+    pub known: bool,
+    pub swizzle: Swizzle,
     /// Combines with what is there instead of replacing it: operation and bits.
-    red: Option<(AtomKind, u32)>,
-    pc: u32,
+    pub red: Option<(AtomKind, u32)>,
+    pub pc: u32,
 }
 
 /// A store that has been issued.
@@ -52,7 +52,7 @@ impl Unit<'_> {
         Ok(())
     }
 
-    fn operand(&mut self, w: &Warp, by: By, (r, off): (Reg, i64)) -> u64 {
+    pub(super) fn operand(&mut self, w: &Warp, by: By, (r, off): (Reg, i64)) -> u64 {
         if w.unknown(r) >> by.lane & 1 == 1 {
             self.uninit(w, 1 << by.lane, by.pc, "an address");
         }
@@ -162,39 +162,6 @@ impl Unit<'_> {
             let Some(m) = self.ctas[bc].mbars.get_mut(&boff) else { return Err(self.mbar_missing(w, by, boff)) };
             m.queue.push_back(d);
         }
-        Ok(())
-    }
-
-    /// `st.async` poisons its destination like a load; `red.async` is atomic with its like until it lands.
-    pub(super) fn async_update(&mut self, w: &mut Warp, x: &AsyncUpdate, pc: u32, ex: u32) -> Run<()> {
-        for lane in lanes(ex) {
-            let by = By { lane, pc, flags: 0 };
-            let (dst, bar) = (self.operand(w, by, x.dst) & 0xffff_ffff, self.operand(w, by, x.mbar) & 0xffff_ffff);
-            let size = x.size as usize;
-            let n = size * x.vals.len();
-            let data: Vec<u8> =
-                x.vals.iter().flat_map(|r| w.get(self.l, *r, lane).to_le_bytes()[..size].to_vec()).collect();
-            let known = x.vals.iter().all(|r| w.unknown(*r) >> lane & 1 == 0);
-            self.aligned(w, by, dst, n)?;
-            let (c, off) = self.shared_at(w, by, dst, n)?;
-            let (bc, boff) = self.mbar_at(w, by, Space::Shared, bar)?;
-            if bc != c {
-                let m = "the mbarrier is in another CTA than the destination".to_string();
-                return Err(self.stop(K::Misuse, w, lane, pc, m));
-            }
-            if self.l.races {
-                let flags = if x.red.is_some() { STRONG } else { ASYNC | IN_FLIGHT };
-                self.track_shared(w, By { flags, ..by }, c, off, n, Some(&[]));
-            }
-            if x.red.is_none() {
-                self.ctas[c].shared[off..off + n].fill(0xff);
-            }
-            let red = x.red.map(|k| (k, x.size * 8));
-            let d = Delivery { bytes: n, dst: c << 24 | off, data, known, swizzle: Swizzle::None, red, pc };
-            let Some(m) = self.ctas[bc].mbars.get_mut(&boff) else { return Err(self.mbar_missing(w, by, boff)) };
-            m.queue.push_back(d);
-        }
-        self.progress += 1;
         Ok(())
     }
 

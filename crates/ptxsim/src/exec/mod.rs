@@ -1,6 +1,7 @@
 //! Execution of one unit: a CTA, or all CTAs of a cluster.
 
 mod access;
+mod async_update;
 mod atomics;
 mod barrier;
 mod bulk;

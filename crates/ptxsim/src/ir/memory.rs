@@ -27,6 +27,8 @@ pub(crate) struct Access {
     pub vec: u32,
     /// A plain load that belongs to an atomic update of its cell.
     pub seed: bool,
+    /// A store of literals: several blocks may raise one flag.
+    pub literal: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

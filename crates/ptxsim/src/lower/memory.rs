@@ -145,7 +145,8 @@ impl Lower<'_> {
             return self.err(format!("{} with {} registers", raw.op, regs.len()));
         }
         let sext = (load && ty.signed() && ty.size() < 8).then(|| self.width(&first));
-        let access = Box::new(Access { space, addr, off, size: ty.size(), sext, regs, order, vec, seed: false });
+        let access =
+            Box::new(Access { space, addr, off, size: ty.size(), sext, regs, order, vec, seed: false, literal: false });
         self.emit(if load { Op::Ld(access) } else { Op::St(access) });
         Ok(true)
     }

@@ -124,6 +124,7 @@ pub(crate) fn kernel(ast: &Ast, func: &Func) -> Result<Kernel> {
     let reserved = |i: &Inst| matches!(i.op, Op::Special { s: Special::ReservedSmem { .. }, .. });
     let reserved = lo.insts.iter().any(reserved);
     watch::mark_seeds(&mut lo.insts);
+    watch::mark_literals(&mut lo.insts, lo.nregs);
     watch::mark_fields(&mut lo.insts, &lo.names);
     let regs_of = lo.registers_named();
     let wg_writes = watch::wgmma_writes(&mut lo.insts);

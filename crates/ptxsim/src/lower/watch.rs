@@ -142,3 +142,27 @@ pub(super) fn mark_fields(insts: &mut [Inst], names: &[String]) {
         }
     }
 }
+
+/// Marks the stores of values that are literals (operands from `nregs` on), directly or by way of a register that holds nothing else.
+pub(super) fn mark_literals(insts: &mut [Inst], nregs: u32) {
+    let mut defs: HashMap<Reg, (u32, bool)> = HashMap::new();
+    for i in insts.iter_mut() {
+        let literal = matches!(i.op, Op::Mov(_, a) if a >= nregs);
+        let mut regs = Vec::new();
+        // Sources count as definitions too, except where the form is known: that errs on the safe side.
+        match computes(&mut i.op) {
+            Some((d, _)) => regs = d,
+            None if matches!(i.op, Op::St(_) | Op::Setp { .. } | Op::Atom(_)) => {}
+            None => each_reg(&mut i.op, &mut |r| regs.push(*r)),
+        }
+        for r in regs {
+            let e = defs.entry(r).or_insert((0, true));
+            *e = (e.0 + 1, e.1 && literal);
+        }
+    }
+    for i in insts {
+        if let Op::St(x) = &mut i.op {
+            x.literal = x.regs.iter().all(|r| *r >= nregs || defs.get(r) == Some(&(1, true)));
+        }
+    }
+}

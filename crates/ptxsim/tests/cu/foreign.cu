@@ -46,6 +46,7 @@ __global__ void largest(const float* a, float* mx, int* best) {
   do { as = old; if (__int_as_float(as) >= a[i]) break; old = atomicCAS(p, as, __float_as_int(a[i])); } while (as != old);
   if (*best < (int)a[i]) atomicMax(best, (int)a[i]);
 }
+__global__ void raise(const int* a, int* flag, char* done) { int i = blockIdx.x * blockDim.x + threadIdx.x; if (a[i] > 3) *flag = 1; else *done = true; }
 __global__ void nth(const unsigned* m, unsigned* o) { int t = threadIdx.x; o[t] = __fns(m[t], t, (t * 5) % 13 - 6); }
 __global__ void pointers(const float* a, float* o) { int t = threadIdx.x; o[t] = table[t % 3](a[t], 2.f); op_t q = t & 1 ? addf : subf; o[32 + t] = q(a[t], 1.f); }
 __global__ void methods(const float* a, float* o, int n) { Scale c(3.f); Shift e; Base* p = n > threadIdx.x ? (Base*)&c : (Base*)&e; o[threadIdx.x] = p->f(a[threadIdx.x]); }
