@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::targets::Lookup;
-use crate::{Error, Result};
+use crate::{Error, Init, Result};
 
 /// Largest rank that is accepted: far above any use, low enough that a slip of the pen is an error, not an allocation.
 const MAX_RANK: usize = 65_536;
@@ -84,6 +84,7 @@ impl LoraConfig {
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::config("lora_dropout", format!("{} is not in [0, 1)", self.dropout)));
         }
+        self.init.validate()?;
         if self.fan_in_fan_out {
             return Err(Error::config("fan_in_fan_out", "weights stored [in, out] are not supported yet"));
         }
@@ -207,20 +208,6 @@ named! {
     }
 }
 
-named! {
-    /// How A and B start.
-    Init, "init" {
-        /// A uniform in ±1/√k, B zero. Embedding: A zero, B normal.
-        #[default] Default = "default",
-        /// A normal with deviation 1/r, B zero. Embedding: as the default.
-        Gaussian = "gaussian",
-        /// Both zero: trains nothing, ever (each one's gradient is a product with the other). For contrast.
-        BothZero = "both-zero",
-        /// Both random: trains, but the adapted model does not start as the base. For contrast.
-        BothRandom = "both-random",
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -237,9 +224,8 @@ mod tests {
     #[test]
     fn enums_by_name() {
         assert_eq!("lora_only".parse::<Bias>().unwrap(), Bias::LoraOnly);
-        assert_eq!("both-zero".parse::<Init>().unwrap(), Init::BothZero);
-        let e = "pissa".parse::<Init>().unwrap_err().to_string();
-        assert_eq!(e, "init: `pissa` is not one of default, gaussian, both-zero, both-random");
+        let e = "some".parse::<Bias>().unwrap_err().to_string();
+        assert_eq!(e, "bias: `some` is not one of none, all, lora_only");
     }
 
     #[test]

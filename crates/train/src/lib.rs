@@ -4,7 +4,7 @@
 //! terminal: it prints nothing, and tells what happens through an [`Observer`].
 //!
 //! * [`Dataset`]: windows of a text or documents of a JSONL file, with a held-out part. * [`train`]: the loop.
-//! * [`evaluate`]: mean loss over counted tokens. * [`OutDir`], [`Recorder`], [`save`]: what a run leaves behind.
+//! * [`start_adapter`]: what training starts with. * [`evaluate`]: mean loss over counted tokens. * [`OutDir`], [`Recorder`], [`save`]: what a run leaves behind.
 
 mod batch;
 mod data;
@@ -17,6 +17,7 @@ mod output;
 mod plan;
 mod plot;
 mod sampler;
+mod start;
 mod train;
 
 pub use batch::Batch;
@@ -29,4 +30,5 @@ pub use options::{Length, Options};
 pub use output::{OutDir, save};
 pub use plan::{Memory, Plan, check_ranks};
 pub use plot::loss_curve;
+pub use start::start_adapter;
 pub use train::train;

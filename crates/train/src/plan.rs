@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lowrank_lora::{Adapter, Host};
+use lowrank_lora::{Adapter, Host, LowRank};
 use lowrank_models::Llama;
 
 use crate::{Dataset, Error, Options, Result};
@@ -41,7 +41,7 @@ pub struct Plan {
 pub struct Memory {
     /// The model's weights.
     pub weights: usize,
-    /// The adapter's weights.
+    /// The adapter's weights, and what its init took off the base.
     pub adapter: usize,
     /// Their gradients.
     pub gradients: usize,
@@ -83,7 +83,7 @@ impl Plan {
             dropped: data.dropped,
             memory: Memory {
                 weights: model.state().iter().map(|(_, t)| t.bytes()).sum(),
-                adapter: report.bytes,
+                adapter: report.bytes + adapter.layers.values().map(offset_bytes).sum::<usize>(),
                 gradients: report.bytes,
                 optimiser: 2 * report.bytes,
                 activations: activations(model, adapter, options.batch.min(examples), longest),
@@ -100,7 +100,7 @@ fn activations(model: &Llama, adapter: &Adapter, batch: usize, length: usize) ->
     let kv = c.num_key_value_heads * c.head_dim;
     // Norm inputs and results twice; q, k, v after rope, attention's result, its log-sum-exp; gate, up, their product.
     let block = 4 * hidden + 2 + 2 * q + 2 * kv + c.num_attention_heads + 3 * inner;
-    let ranks: usize = adapter.layers.values().map(|l| l.rank).sum();
+    let ranks: usize = adapter.layers.values().map(|l| l.full_rank()).sum();
     let blocks = c.num_hidden_layers - first_block(adapter).min(c.num_hidden_layers);
     let token = blocks * block + 2 * hidden + ranks + c.vocab_size;
     batch * length * token * model.dtype().size()
@@ -115,6 +115,11 @@ fn first_block(adapter: &Adapter) -> usize {
         None => usize::MAX,
     };
     adapter.parameters().iter().map(|(name, _)| block(name)).min().unwrap_or(0)
+}
+
+/// Bytes of what an init took off the base.
+fn offset_bytes(layer: &LowRank) -> usize {
+    layer.offset.as_ref().map_or(0, |o| o.a.bytes() + o.b.bytes())
 }
 
 /// Refuses a rank above min(out, in) of its layer: B A can have no higher rank, so the rest is waste.

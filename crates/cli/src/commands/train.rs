@@ -1,15 +1,18 @@
 //! `lowrank train`.
 
 mod args;
+mod init;
 mod sample;
 
 use std::path::PathBuf;
+use std::time::Instant;
 
-use lowrank_lora::{Adapter, Host};
+use lowrank_lora::{Host, Init};
 use lowrank_models::Tokenizer;
-use lowrank_train::{Error, OutDir, Recorder, Summary, check_ranks, save, train};
+use lowrank_train::{Error, OutDir, Recorder, Summary, check_ranks, save, start_adapter, train};
 
 pub use args::Args;
+use init::{SaveAs, describe_init, describe_loss};
 use sample::{prompt, sample};
 
 use crate::args::load;
@@ -31,7 +34,12 @@ pub fn run(args: &Args) -> Result<()> {
     let source = args.data.read()?;
     let (base, mut model, tokenizer) = load(&args.model, None, &device)?;
     let data = args.data.examples(&source, (&model, &tokenizer), options.seed, false)?;
-    let adapter = Adapter::create(&model, "default", config, options.seed)?;
+    if args.save_as != SaveAs::Plain && !matches!(config.init, Init::Pissa { .. } | Init::Olora | Init::LoraGa(_)) {
+        return Err(Failure::new("--save-as: is for inits that split the base: pissa, olora, lora-ga"));
+    }
+    let begun = Instant::now();
+    let (adapter, report) = start_adapter(&mut model, config, &data, options.seed, &interrupt::STOP).map_err(stopped)?;
+    let init_seconds = begun.elapsed().as_secs_f64();
     if !options.allow_rank_above_min {
         check_ranks(&adapter)?;
     }
@@ -47,6 +55,11 @@ pub fn run(args: &Args) -> Result<()> {
         ("batch", args.describe_batch()),
     ];
     let mut terminal = Terminal::new(args.quiet, head);
+    if let Some(report) = &report {
+        for line in describe_init(report, init_seconds) {
+            terminal.say(&line);
+        }
+    }
     let prompt = prompt(&data.valid, model.config().max_position_embeddings);
     let before = if args.quiet { String::new() } else { sample(&model, &tokenizer, prompt)? };
 
@@ -54,11 +67,17 @@ pub fn run(args: &Args) -> Result<()> {
     let mut observer = (&mut recorder, &mut terminal);
     let result = train(&mut model, &adapter, &data, &options, &mut observer, &interrupt::STOP);
     terminal.clear();
-    let summary = match result {
-        Err(e @ Error::Interrupted) => return Err(Failure::interrupted(Some(e.to_string()))),
-        other => other?,
+    let summary = result.map_err(stopped)?;
+    let pair = if args.save_as == SaveAs::Pair { Some(&model as &dyn Host) } else { None };
+    let saved = match args.save_as {
+        SaveAs::Recompressed => {
+            let (saved, lost) = adapter.recompressed()?;
+            terminal.say(&describe_loss(&lost));
+            saved
+        }
+        _ => adapter.clone(),
     };
-    save(out, &adapter, Some(&base.name()), recorder, &summary)?;
+    save(out, &saved, Some(&base.name()), pair, recorder, &summary)?;
     terminal.say(&format!(
         "{} tokens/s, {:.1} s, {} of memory at the peak",
         thousands(summary.tokens_per_s as usize),
@@ -80,6 +99,14 @@ pub fn run(args: &Args) -> Result<()> {
         ))));
     }
     Ok(())
+}
+
+/// An error, or the user's wish.
+fn stopped(e: Error) -> Failure {
+    match e {
+        Error::Interrupted => Failure::interrupted(Some(e.to_string())),
+        other => other.into(),
+    }
 }
 
 /// What to try next, as commands that can be pasted.

@@ -52,6 +52,9 @@ mod lora_linear;
 mod matmul;
 mod rope;
 
+// Beside the graph.
+mod tap;
+
 // Outside of the graph.
 mod ids;
 mod rows;

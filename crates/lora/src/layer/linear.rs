@@ -2,6 +2,7 @@
 
 use lowrank_core::Tensor;
 
+use super::probe::listen;
 use super::{LowRank, Slot};
 use crate::Result;
 
@@ -21,10 +22,17 @@ impl Linear {
 
     /// x `[…, k]` → `[…, n]`: `x Wᵀ + bias`, and `s (dropout(x) Aᵀ) Bᵀ` if an adapter is active here.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(probe) = &self.slot.probe {
+            probe.input(x)?;
+        }
         let (w, bias) = (self.weight(), self.bias());
-        Ok(match self.lora() {
+        let y = match self.lora() {
             None => x.linear(w, bias)?,
-            Some(l) => x.lora_linear(w, bias, &l.a, &l.b, l.scale, l.active_dropout())?,
+            Some(l) => l.forward(x, w, bias)?,
+        };
+        Ok(match &self.slot.probe {
+            None => y,
+            Some(probe) => listen(probe, x, y),
         })
     }
 

@@ -49,7 +49,7 @@ pub(super) fn adapter(
         let (a, b) = reader.pair(m, *rank)?;
         let (config, alpha, rank) = (&adapter.config, *alpha, *rank);
         let scale = config.scale(rank, alpha);
-        let pair = LowRank { a, b, scale, dropout: config.dropout, rank, alpha, kind: m.kind };
+        let pair = LowRank { a, b, scale, dropout: config.dropout, rank, alpha, kind: m.kind, offset: None };
         adapter.layers.insert(m.name.clone(), pair);
         reader.same_as_base(m, Part::Weight)?;
     }
