@@ -2,31 +2,7 @@ use lowrank_core::philox::Rng;
 use lowrank_core::{DType, Device, Tensor};
 
 use super::*;
-
-fn random(rows: usize, cols: usize, seed: u64) -> Matrix {
-    let mut rng = Rng::new(seed, 0);
-    Matrix::new(rows, cols, (0..rows * cols).map(|_| rng.normal()).collect()).unwrap()
-}
-
-/// Orthonormal columns by Gram–Schmidt, twice: independent of what is tested.
-fn orthonormal_columns(rows: usize, cols: usize, seed: u64) -> Matrix {
-    let a = random(rows, cols, seed);
-    let column = |j: usize| -> Vec<f64> { (0..rows).map(|i| a.data[i * cols + j]).collect() };
-    let mut done: Vec<Vec<f64>> = Vec::new();
-    for j in 0..cols {
-        let mut v = column(j);
-        for _ in 0..2 {
-            for q in &done {
-                let c: f64 = q.iter().zip(&v).map(|(x, y)| x * y).sum();
-                v.iter_mut().zip(q).for_each(|(x, y)| *x -= c * y);
-            }
-        }
-        let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
-        done.push(v.into_iter().map(|x| x / norm).collect());
-    }
-    let data = (0..rows * cols).map(|i| done[i % cols][i / cols]).collect();
-    Matrix::new(rows, cols, data).unwrap()
-}
+use crate::testing::{orthonormal_columns, random};
 
 fn difference(a: &Matrix, b: &Matrix) -> f64 {
     assert_eq!((a.rows, a.cols), (b.rows, b.cols));

@@ -15,7 +15,7 @@ use lowrank_core::philox::Rng;
 use lowrank_core::{DType, Tensor};
 
 use super::super::probes::matrix;
-use super::super::{LoraGa, Sizes, fnv1a};
+use super::super::{LoraGa, Sizes, fnv1a, in_layer};
 use super::{FirstStep, Start, pair};
 use crate::linalg::{Matrix, Svd, factored, gaussian, nn, orthonormal, tn};
 use crate::{Error, Probe, Result};
@@ -25,6 +25,7 @@ const PROBES: usize = 8;
 
 /// Sketches one layer's gradient.
 pub(crate) struct Streamed {
+    layer: String,
     sizes: Sizes,
     width: usize,
     passes: usize,
@@ -54,7 +55,7 @@ impl Streamed {
         let dtype = if weight.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let factor = gaussian(sizes.k, width + PROBES, &mut rng, dtype, weight.device())?;
         let state = State { pass: 0, factor, sum: None, probes: None, flops: 0.0 };
-        Ok(Streamed { sizes, width, passes, single, rng, state: Mutex::new(state) })
+        Ok(Streamed { layer: layer.to_string(), sizes, width, passes, single, rng, state: Mutex::new(state) })
     }
 
     /// Ends a pass over all micro-batches. False if there was no gradient.
@@ -85,7 +86,7 @@ impl Streamed {
             return Err(Error::adapter("no gradient reached the layer"));
         };
         let basis = &state.factor;
-        let svd = factored(basis, &image)?;
+        let svd = factored(basis, &image, self.width)?;
         // What the probes see outside of the basis.
         let (svd, inside) = if self.passes.is_multiple_of(2) {
             (svd, nn(basis, &tn(basis, &seen)?)?)
@@ -145,13 +146,12 @@ impl Probe for Streamed {
         let mut state = self.lock();
         if self.single {
             if state.pass > 0 {
-                return Err(Error::adapter(
-                    "lora-ga: a layer is used twice in the only micro-batch; give more of them, or estimator=full",
-                ));
+                let detail = "is used twice in the only micro-batch; give more of them, or estimator=full";
+                return Err(Error::adapter(format!("{}: {detail}", self.layer)));
             }
             for _ in 0..self.passes {
                 let product = self.product(&mut state, &x, &gy)?;
-                self.advance(&mut state, product)?;
+                self.advance(&mut state, product).map_err(|e| in_layer(&self.layer, e))?;
             }
             return Ok(());
         }
