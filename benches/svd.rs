@@ -51,9 +51,8 @@ fn run() -> std::result::Result<(), Box<dyn std::error::Error>> {
 /// Rank 64 with a spectrum that falls by a hundred, and noise.
 fn gradient(d: usize, device: &Device) -> Result<Tensor> {
     let mut rng = Rng::new(1, 0);
-    let mut normal = |n: usize, f: &dyn Fn(usize) -> f64| -> Vec<f32> {
-        (0..n).map(|i| (rng.normal() * f(i)) as f32).collect()
-    };
+    let mut normal =
+        |n: usize, f: &dyn Fn(usize) -> f64| -> Vec<f32> { (0..n).map(|i| (rng.normal() * f(i)) as f32).collect() };
     let left = normal(d * 64, &|i| 10f64.powf(-2.0 * (i % 64) as f64 / 63.0));
     let right = normal(64 * d, &|_| 1.0);
     let noise = normal(d * d, &|_| 0.01);

@@ -38,7 +38,8 @@ pub fn run(args: &Args) -> Result<()> {
         return Err(Failure::new("--save-as: is for inits that split the base: pissa, olora, lora-ga"));
     }
     let begun = Instant::now();
-    let (adapter, report) = start_adapter(&mut model, config, &data, options.seed, &interrupt::STOP).map_err(stopped)?;
+    let (adapter, report) =
+        start_adapter(&mut model, config, &data, options.seed, &interrupt::STOP).map_err(stopped)?;
     let init_seconds = begun.elapsed().as_secs_f64();
     if !options.allow_rank_above_min {
         check_ranks(&adapter)?;

@@ -43,14 +43,7 @@ pub(crate) struct Pair {
 }
 
 /// The start of a layer for every init that needs no data. `weight` is the base's, `scale` the s of the layer.
-pub(crate) fn start(
-    init: &Init,
-    layer: &str,
-    seed: u64,
-    sizes: &Sizes,
-    scale: f64,
-    weight: &Tensor,
-) -> Result<Pair> {
+pub(crate) fn start(init: &Init, layer: &str, seed: u64, sizes: &Sizes, scale: f64, weight: &Tensor) -> Result<Pair> {
     linear_only(init, sizes)?;
     let rng = &mut Rng::new(seed, fnv1a(layer));
     let (a, b) = match init {

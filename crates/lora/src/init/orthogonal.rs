@@ -13,7 +13,8 @@ pub(super) fn draw(rng: &mut Rng, s: &Sizes) -> Result<Pair> {
         return Err(Error::adapter(format!("orthogonal needs an even rank, not {}", s.r)));
     }
     let half = s.r / 2;
-    let mut random = |rows: usize, cols: usize, deviation| Matrix { rows, cols, data: normal(rng, rows * cols, deviation) };
+    let mut random =
+        |rows: usize, cols: usize, deviation| Matrix { rows, cols, data: normal(rng, rows * cols, deviation) };
     let (q, _) = thin_qr(&random(s.r, s.r, 1.0))?;
     let rows = |first: usize| -> Matrix {
         let columns: Vec<usize> = (first..s.r).step_by(2).collect();

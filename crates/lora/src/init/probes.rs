@@ -89,8 +89,7 @@ fn gradients<H: Host>(
                 for (t, probe) in group.iter().zip(&probes) {
                     let Some(g) = probe.take() else { return Err(no_gradient(&t.name)) };
                     report.cost.flops += probe.flops();
-                    let start =
-                        lora_ga::from_gradient(&g, &t.weight, t.sizes.r, t.scale, options, &t.name, seed)?;
+                    let start = lora_ga::from_gradient(&g, &t.weight, t.sizes.r, t.scale, options, &t.name, seed)?;
                     keep(t, start, &mut report);
                 }
             }

@@ -330,7 +330,14 @@ mod tests {
     #[test]
     fn what_is_written_is_read() {
         let all = [
-            "default", "gaussian", "both-zero", "both-random", "orthogonal", "pissa", "pissa:niter=4", "olora",
+            "default",
+            "gaussian",
+            "both-zero",
+            "both-random",
+            "orthogonal",
+            "pissa",
+            "pissa:niter=4",
+            "olora",
             "eva:batches=3",
             "lora-ga:direction=A2rBr,scale=gd,gamma=64,batches=3,batch=2,estimator=full,alive=5,niter=7",
             "lora-ga:direction=ArBr,zeta=0.5,gamma=16,norm_clip=true,batches=8,batch=1,estimator=streamed,passes=6",

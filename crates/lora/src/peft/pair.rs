@@ -25,12 +25,16 @@ const HASHES: &str = "lowrank_base_hashes";
 /// [`save`](super::save) for the rest.
 pub fn save_pair(adapter: &Adapter, dir: &Path, base: Option<&str>, host: &dyn Host) -> Result<()> {
     if !adapter.is_split() {
-        return Err(Error::adapter(format!("adapter {}: its init did not split the base: there is no pair", adapter.name)));
+        return Err(Error::adapter(format!(
+            "adapter {}: its init did not split the base: there is no pair",
+            adapter.name
+        )));
     }
     let init = write_tensors(&offsets(adapter)?.parameters())?;
     let tensors = write_tensors(&adapter.parameters())?;
     let text = config::render(&adapter.config, base)?;
-    let mut json: Map<String, Value> = serde_json::from_str(&text).map_err(|e| Error::file(CONFIG_FILE, e.to_string()))?;
+    let mut json: Map<String, Value> =
+        serde_json::from_str(&text).map_err(|e| Error::file(CONFIG_FILE, e.to_string()))?;
     json.insert("peft_type".into(), json!(TYPE));
     json.insert("init_lora_weights".into(), json!(adapter.config.init.to_string()));
     json.insert(HASHES.into(), json!(hashes(adapter, host)?));
@@ -72,7 +76,9 @@ pub(super) fn load(
         }
     }
     for (layer, pair) in &mut adapter.layers {
-        let Some(o) = start.layers.remove(layer) else { return Err(bad(format!("{init_file} has no pair of {layer}"))) };
+        let Some(o) = start.layers.remove(layer) else {
+            return Err(bad(format!("{init_file} has no pair of {layer}")));
+        };
         pair.offset = Some(Offset { a: o.a.detach(), b: o.b.detach().neg()? });
     }
     adapter.config.init = init_name;

@@ -61,7 +61,8 @@ fn the_full_estimator_reaches_the_best_error_on_one_over_i() {
 /// Whichever of the 2r vectors go to A and to B, together they are the leading ones.
 #[test]
 fn every_direction_and_shape_reaches_the_best() {
-    let spectra: [&dyn Fn(usize) -> f64; 3] = [&|i| (i as f64).powf(-0.5), &|i| 0.8f64.powi(i as i32), &|i| 1.0 / (i * i) as f64];
+    let spectra: [&dyn Fn(usize) -> f64; 3] =
+        [&|i| (i as f64).powf(-0.5), &|i| 0.8f64.powi(i as i32), &|i| 1.0 / (i * i) as f64];
     for (n, k, r) in [(60, 130, 3), (130, 60, 5), (96, 96, 1)] {
         for (seed, spectrum) in spectra.iter().enumerate() {
             let s: Vec<f64> = (1..=n.min(k)).map(spectrum).collect();
@@ -181,7 +182,9 @@ impl Planted {
         for (layer, (us, v)) in host.layers.iter().zip(&self.parts) {
             let rows = us.cols.div_ceil(self.batches);
             let columns: Vec<usize> = (i * rows..((i + 1) * rows).min(us.cols)).collect();
-            let to = |m: &Matrix| m.columns(&columns).transposed().to_tensor(layer.weight().dtype(), layer.weight().device());
+            let to = |m: &Matrix| {
+                m.columns(&columns).transposed().to_tensor(layer.weight().dtype(), layer.weight().device())
+            };
             let loss = layer.forward(&to(v)?)?.mul(&to(us)?)?.sum()?;
             sum = Some(match sum {
                 None => loss,
@@ -226,7 +229,13 @@ fn estimators_on_a_host() {
             let (cosine, error) = measured(&a, &b, g);
             assert!(error < over * least[i] && error > 0.999 * least[i], "{estimator:?} {batches} {name}: {error}");
             // Two passes find singular values that are too small, and are not used to judge a start by.
-            let tolerance = if estimator == streamed(2) { 0.1 } else if step.estimated { 0.03 } else { 1e-3 };
+            let tolerance = if estimator == streamed(2) {
+                0.1
+            } else if step.estimated {
+                0.03
+            } else {
+                1e-3
+            };
             assert!((step.cosine - cosine).abs() < tolerance, "{estimator:?} {step:?} {cosine}");
             assert!((step.best - least[i]).abs() < 2.0 * tolerance, "{estimator:?} {step:?} {}", least[i]);
             assert_eq!(step.estimated, matches!(estimator, Estimator::Streamed { .. }));
