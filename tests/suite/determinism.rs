@@ -1,7 +1,8 @@
 //! The same bits on every run, for any number of threads, and for a row alone or among others.
 
 use libtest_mimic::{Failed, Trial};
-use lowrank_core::{Device, Tensor};
+use lowrank_core::ops::RowAdapter;
+use lowrank_core::{Device, Tensor, no_grad};
 use lowrank_lora::{Adapter, Init, LoraConfig, attach};
 
 use crate::case::Case;
@@ -39,7 +40,8 @@ pub fn check(case: &Case, target: &Target) -> Outcome {
 }
 
 /// The trials of this module that are no rows of the table.
-pub const CHECKS: Checks = &[("row-invariance", row_invariance)];
+pub const CHECKS: Checks =
+    &[("row-invariance", row_invariance), ("rows-of-many-adapters-equal-each-alone", rows_of_many_adapters)];
 
 /// A row of y and of dx has the same bits in any batch and at any place, above the decode path of 16 rows.
 fn row_invariance(target: &Target) -> Outcome {
@@ -74,6 +76,66 @@ fn row_invariance(target: &Target) -> Outcome {
                 same_bits(&name("dx"), &some_dx[place * k..][..k], &dx[row * k..][..k])?;
             }
         }
+    }
+    Ok(())
+}
+
+/// Rows with adapters of their own: y, dx, dA and dB have the bits they have in a batch of that adapter alone, whatever
+/// stands between them and however few they are.
+fn rows_of_many_adapters(target: &Target) -> Outcome {
+    let [m, n, k] = [64, 127, 131];
+    let device = target.open()?;
+    let mut random = Random::of("many adapters");
+    let mut tensor =
+        |shape: [usize; 2]| Tensor::from_f64(&random.vec(shape[0] * shape[1]), &shape, target.dtype(), &device);
+    let (w, x, gy, bias) = (tensor([n, k])?, tensor([m, k])?, tensor([m, n])?, tensor([1, n])?.reshape(&[n])?);
+    let mut adapters = Vec::new();
+    for (r, scale) in [(8, 2.0), (5, 0.3), (300, 0.7), (4, -1.5)] {
+        adapters.push(RowAdapter { a: tensor([r, k])?.trainable()?, b: tensor([n, r])?.trainable()?, scale });
+    }
+    // Many rows of 0, some of 1, one of 2 in the middle, none of 3, and some without.
+    let rows: Vec<Option<usize>> =
+        (0..m).map(|i| if i == 33 { Some(2) } else { [Some(0), Some(1), Some(0), None][i * 7 % 4] }).collect();
+    let leaf = x.trainable()?;
+    let y = leaf.lora_linear_multi(&w, Some(&bias), &adapters, &rows)?;
+    let values = y.to_f64()?;
+    y.backward_with(gy.detach())?;
+    let dx = leaf.grad().ok_or("no gradient")?.to_f64()?;
+    let row = |all: &[f64], i: usize, width: usize| all[i * width..][..width].to_vec();
+    let (all_x, all_gy) = (x.to_f64()?, gy.to_f64()?);
+    for (a, l) in adapters.iter().enumerate() {
+        let own: Vec<usize> = (0..m).filter(|&i| rows[i] == Some(a)).collect();
+        // The whole batch with this adapter: the rows' own results.
+        let leaf = x.trainable()?;
+        let alone = leaf.lora_linear(&w, Some(&bias), &l.a.detach(), &l.b.detach(), l.scale, 0.0)?;
+        let alone_y = alone.to_f64()?;
+        alone.backward_with(gy.detach())?;
+        let alone_dx = leaf.grad().ok_or("no gradient")?.to_f64()?;
+        for &i in &own {
+            same_bits(&format!("y of row {i}"), &row(&values, i, n), &row(&alone_y, i, n))?;
+            same_bits(&format!("dx of row {i}"), &row(&dx, i, k), &row(&alone_dx, i, k))?;
+        }
+        // Its rows as a batch of their own: its gradients. (16 rows or fewer are summed otherwise.)
+        if own.len() > 16 || own.is_empty() {
+            let (a, b) = (l.a.detach().trainable()?, l.b.detach().trainable()?);
+            if !own.is_empty() {
+                let pick = |all: &[f64], width| own.iter().flat_map(|&i| row(all, i, width)).collect::<Vec<f64>>();
+                let x = Tensor::from_f64(&pick(&all_x, k), &[own.len(), k], target.dtype(), &device)?;
+                let gy = Tensor::from_f64(&pick(&all_gy, n), &[own.len(), n], target.dtype(), &device)?;
+                x.lora_linear(&w, Some(&bias), &a, &b, l.scale, 0.0)?.backward_with(gy)?;
+            }
+            for (what, shared, single) in [("dA", &l.a, &a), ("dB", &l.b, &b)] {
+                let single = match single.grad() {
+                    Some(g) => g.to_f64()?,
+                    None => vec![0.0; single.len()],
+                };
+                same_bits(what, &shared.grad().ok_or("no gradient")?.to_f64()?, &single)?;
+            }
+        }
+    }
+    let plain = no_grad(|| x.linear(&w, Some(&bias)))?.to_f64()?;
+    for i in (0..m).filter(|&i| rows[i].is_none()) {
+        same_bits(&format!("y of row {i}, without adapter"), &row(&values, i, n), &row(&plain, i, n))?;
     }
     Ok(())
 }

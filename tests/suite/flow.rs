@@ -16,6 +16,8 @@ pub const CHECKS: Checks = &[
     ("b-zero", b_zero),
     ("both-zero", both_zero),
     ("no-weight-gradient", no_weight_gradient),
+    ("no-weight-sized-temporary-in-dora", no_weight_sized_temporary_in_dora),
+    ("frozen-a", frozen_a),
     ("no-waits-and-no-leaks", no_waits_and_no_leaks),
     ("dropout-mask-is-the-same-backward", dropout_mask_is_the_same_backward),
     ("dropout-masks-differ-by-step-and-site", dropout_masks_differ_by_step_and_site),
@@ -138,6 +140,65 @@ fn no_weight_gradient(target: &Target) -> Outcome {
             format!("{stored} weight: peak grew by {growth} bytes, dW would be {gradient}")
         })?;
         ensure(w.grad().is_none(), || "the frozen W has a gradient".into())?;
+    }
+    Ok(())
+}
+
+/// The norm of W + sBA, forward and backward of DoRA: nothing of W's size, in any dtype, is ever held.
+fn no_weight_sized_temporary_in_dora(target: &Target) -> Outcome {
+    let (m, n, k, r) = (4, 512, 512, 4);
+    let device = target.open()?;
+    let mut random = Random::of("dora peak");
+    let mut tensor = |shape: &[usize], dtype: DType| -> Result<Tensor, Failed> {
+        Ok(Tensor::from_f64(&random.vec(shape.iter().product()), shape, dtype, &device)?)
+    };
+    let float = target.dtype();
+    for stored in [float, DType::BF16] {
+        let w = tensor(&[n, k], stored)?;
+        let x = tensor(&[m, k], float)?.trainable()?;
+        let (a, b) = (tensor(&[r, k], float)?.trainable()?, tensor(&[n, r], float)?.trainable()?);
+        let before = device.stats().bytes_live;
+        device.backend().reset_peak();
+        let squares = w.row_squares(float)?;
+        let magnitude = w.dora_norm(&squares, &a, &b, 2.0)?.trainable()?;
+        for dropout in [0.0, 0.1] {
+            let y = x.dora_linear(&w, &squares, None, &a, &b, &magnitude, 2.0, dropout)?;
+            y.square()?.sum()?.backward()?;
+        }
+        let growth = device.stats().bytes_peak - before;
+        let whole = (n * k * float.size()) as u64;
+        ensure(growth < whole / 4, || format!("{stored} weight: peak grew by {growth} bytes, [n,k] would be {whole}"))?;
+        ensure(magnitude.grad().is_some(), || "the magnitude has no gradient".into())?;
+    }
+    Ok(())
+}
+
+/// LoRA-FA: nothing of A's size is allocated in backward, and without fusion one product less is launched.
+fn frozen_a(target: &Target) -> Outcome {
+    let (m, n, k, r) = (4, 32, 2048, 64);
+    let device = target.open()?;
+    let mut random = Random::of("frozen a");
+    let mut tensor = |shape: &[usize]| -> Result<Tensor, Failed> {
+        Ok(Tensor::from_f64(&random.vec(shape.iter().product()), shape, target.dtype(), &device)?)
+    };
+    let (x, w, a, b) = (tensor(&[m, k])?, tensor(&[n, k])?, tensor(&[r, k])?, tensor(&[n, r])?.trainable()?);
+    let trained = a.trainable()?;
+    let cost = |a: &Tensor| -> Result<(u64, u64), Failed> {
+        let loss = x.lora_linear(&w, None, a, &b, 2.0, 0.0)?.sum()?;
+        let before = device.stats();
+        device.backend().reset_peak();
+        loss.backward()?;
+        let after = device.stats();
+        Ok((after.launches - before.launches, after.bytes_peak - before.bytes_live))
+    };
+    cost(&a)?;
+    let (frozen, with_a) = (cost(&a)?, cost(&trained)?);
+    let bytes = (r * k * target.dtype().size()) as u64;
+    ensure(frozen.1 < bytes / 2, || format!("peak grew by {} bytes, dA would be {bytes}", frozen.1))?;
+    ensure(with_a.1 >= bytes, || format!("with A trainable the peak grew by {} bytes only", with_a.1))?;
+    ensure(a.grad().is_none() && trained.grad().is_some() && b.grad().is_some(), || "wrong gradients".into())?;
+    if target.unfused || target.is_reference() {
+        ensure(frozen.0 < with_a.0, || format!("{} launches with A frozen, {} else", frozen.0, with_a.0))?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ mod determinism;
 mod devices;
 mod exact;
 mod flow;
+mod gguf;
 mod golden;
 mod gradient;
 mod hand;
@@ -64,6 +65,7 @@ fn main() {
         }
     }
     trials.push(determinism::whole_step());
+    trials.push(gguf::trial());
     let conclusion = libtest_mimic::run(&arguments, trials);
     report::print();
     conclusion.exit();

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use lowrank_core::{DType, Device, Precision};
+use lowrank_lora::{Adapter, gguf, peft};
 use lowrank_models::{Llama, Tokenizer};
 use lowrank_train::{DataOptions, Dataset, Format};
 
@@ -130,10 +131,28 @@ pub fn load(model: &ModelArgs, adapter: Option<&Path>, device: &Device) -> Resul
     let mut llama = base.load(device, model.dtype)?;
     let tokenizer = base.tokenizer(llama.config())?;
     if let Some(dir) = adapter {
-        let adapter = lowrank_lora::peft::load(dir, &llama)?;
+        let adapter = read_adapter(dir, &llama)?;
         lowrank_lora::attach(&mut llama, &adapter)?;
     }
     Ok((base, llama, tokenizer))
+}
+
+/// An adapter from PEFT's directory, or from a file that is called `.gguf`.
+pub fn read_adapter(path: &Path, model: &Llama) -> Result<Adapter> {
+    Ok(match is_gguf(path) {
+        true => gguf::load(path, model, heads(model))?,
+        false => peft::load(path, model)?,
+    })
+}
+
+/// Whether an adapter is a GGUF file, by its name.
+pub fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case("gguf"))
+}
+
+/// By which GGUF orders the rows of q and k.
+pub fn heads(model: &Llama) -> gguf::Heads {
+    gguf::Heads { query: model.config().num_attention_heads, key_value: model.config().num_key_value_heads }
 }
 
 fn precision(name: &str) -> Result<Precision, String> {

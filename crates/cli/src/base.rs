@@ -48,7 +48,8 @@ impl Base {
         if let Some(dir) = model {
             return Ok(Base::Dir(dir.to_path_buf()));
         }
-        let Some(adapter) = adapter else { return Ok(Base::BuiltIn) };
+        // A GGUF adapter does not say what its base is.
+        let Some(adapter) = adapter.filter(|a| !crate::args::is_gguf(a)) else { return Ok(Base::BuiltIn) };
         match base_of_adapter(adapter)?.as_deref() {
             None | Some("" | GLASS) => Ok(Base::BuiltIn),
             Some(name) if Path::new(name).is_dir() => Ok(Base::Dir(name.into())),

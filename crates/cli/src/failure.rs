@@ -24,6 +24,11 @@ impl Failure {
         Failure { message: Some(message.to_string()), code: 1 }
     }
 
+    /// Exit code 1, after everything has been said.
+    pub fn told() -> Self {
+        Failure { message: None, code: 1 }
+    }
+
     /// The user stopped it; `message` may add something.
     pub fn interrupted(message: Option<String>) -> Self {
         Failure { message, code: INTERRUPTED }

@@ -64,36 +64,42 @@ impl Terminal {
     }
 }
 
+/// What a plan says, line by line, after `rows`.
+pub fn rows<'a>(mut rows: Vec<(&'a str, String)>, plan: &Plan) -> Vec<(&'a str, String)> {
+    let targets: Vec<String> = plan.targets.iter().map(|(name, n)| format!("{name} ×{n}")).collect();
+    let m = &plan.memory;
+    rows.push(("targets", targets.join(", ")));
+    let percent = 100.0 * plan.trainable as f64 / plan.total.max(1) as f64;
+    let (trainable, total) = (thousands(plan.trainable), thousands(plan.total));
+    rows.push(("trainable", format!("{trainable} of {total} parameters ({percent:.2} %)")));
+    let mut examples = format!(
+        "{} to train on, {} held out, up to {} tokens each",
+        thousands(plan.train_examples),
+        thousands(plan.valid_examples),
+        plan.longest
+    );
+    if plan.cut + plan.dropped > 0 {
+        examples += &format!("; {} documents cut, {} left out (nothing to predict)", plan.cut, plan.dropped);
+    }
+    rows.push(("examples", examples));
+    rows.push(("steps", format!("{} ({:.2} epochs)", plan.steps, plan.epochs)));
+    let parts = [
+        ("weights", m.weights),
+        ("adapter", m.adapter),
+        ("gradients", m.gradients),
+        ("AdamW", m.optimiser),
+        ("activations", m.activations),
+    ];
+    let there = parts.iter().filter(|(_, n)| *n > 0);
+    let parts: Vec<String> = there.map(|(name, n)| format!("{name} {}", bytes(*n))).collect();
+    rows.push(("memory", format!("{} at the peak: {}", bytes(m.total()), parts.join(", "))));
+    rows
+}
+
 impl Observer for Terminal {
     fn plan(&mut self, plan: &Plan) -> Result<()> {
         self.steps = plan.steps;
-        let targets: Vec<String> = plan.targets.iter().map(|(name, n)| format!("{name} ×{n}")).collect();
-        let m = &plan.memory;
-        let mut rows: Vec<(&str, String)> = std::mem::take(&mut self.head);
-        rows.push(("targets", targets.join(", ")));
-        let percent = 100.0 * plan.trainable as f64 / plan.total.max(1) as f64;
-        let (trainable, total) = (thousands(plan.trainable), thousands(plan.total));
-        rows.push(("trainable", format!("{trainable} of {total} parameters ({percent:.2} %)")));
-        let mut examples = format!(
-            "{} to train on, {} held out, up to {} tokens each",
-            thousands(plan.train_examples),
-            thousands(plan.valid_examples),
-            plan.longest
-        );
-        if plan.cut + plan.dropped > 0 {
-            examples += &format!("; {} documents cut, {} left out (nothing to predict)", plan.cut, plan.dropped);
-        }
-        rows.push(("examples", examples));
-        rows.push(("steps", format!("{} ({:.2} epochs)", plan.steps, plan.epochs)));
-        let parts = [
-            ("weights", m.weights),
-            ("adapter", m.adapter),
-            ("gradients", m.gradients),
-            ("AdamW", m.optimiser),
-            ("activations", m.activations),
-        ];
-        let parts: Vec<String> = parts.iter().map(|(name, n)| format!("{name} {}", bytes(*n))).collect();
-        rows.push(("memory", format!("about {}: {}", bytes(m.total()), parts.join(", "))));
+        let rows = rows(std::mem::take(&mut self.head), plan);
         let rows: Vec<Vec<String>> = rows.into_iter().map(|(k, v)| vec![k.to_string(), v]).collect();
         for line in table(&rows, 2) {
             self.say(&line);
@@ -138,5 +144,36 @@ impl Observer for Terminal {
             self.clear();
         }
         Ok(())
+    }
+}
+
+/// One bar over the steps of many adapters, if both outputs are terminals.
+pub struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    /// `quiet` shows nothing.
+    pub fn new(quiet: bool, steps: usize) -> Self {
+        if quiet || !std::io::stdout().is_terminal() || !std::io::stderr().is_terminal() {
+            return Progress(None);
+        }
+        let bar = ProgressBar::with_draw_target(Some(steps as u64), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("step {pos}/{len} [{bar:30}] {eta} left") {
+            bar.set_style(style.progress_chars("=> "));
+        }
+        Progress(Some(bar))
+    }
+
+    /// A step is done.
+    pub fn tick(&self) {
+        if let Some(bar) = &self.0 {
+            bar.inc(1);
+        }
+    }
+
+    /// Takes it away.
+    pub fn clear(&self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
     }
 }

@@ -193,7 +193,11 @@ fn adapters() {
     spoiled(b"{", &tensors, &["adapter_config.json", "JSON"]);
     spoiled(&with("r", 0.into()), &tensors, &["adapter_config.json", "r"]);
     spoiled(&with("r", 4.into()), &tensors, &["adapter_model.safetensors", "q_proj"]);
-    spoiled(&with("use_dora", true.into()), &tensors, &["adapter_config.json", "use_dora"]);
+    spoiled(
+        &with("use_dora", true.into()),
+        &tensors,
+        &["adapter_model.safetensors", "lora_magnitude_vector", "use_dora"],
+    );
     spoiled(&with("peft_type", "IA3".into()), &tensors, &["adapter_config.json", "peft_type", "IA3"]);
     spoiled(&with("target_modules", vec!["nothing"].into()), &tensors, &["nothing"]);
     refused(dir, &["eval", "--adapter", "nowhere"], &["nowhere", "adapter_config.json"]);

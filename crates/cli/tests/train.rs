@@ -192,7 +192,7 @@ fn help_has_examples() {
     let output = run(dir.path(), &[]);
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8(output.stderr).unwrap().contains("train"));
-    for name in ["train", "eval", "generate", "merge", "inspect", "devices"] {
+    for name in ["train", "eval", "generate", "merge", "inspect", "devices", "plan", "sweep", "doctor", "study"] {
         let help = ok(dir.path(), &[name, "--help"]);
         assert!(help.contains("Example") && help.contains(&format!("lowrank {name}")), "{name}: {help}");
     }

@@ -41,10 +41,16 @@ impl Device {
         })))
     }
 
-    /// The CPU with fused kernels.
+    /// The CPU with fused kernels; `LOWRANK_CPU` forces a path of them, see [`lowrank_cpu::Path`].
     #[cfg(feature = "cpu")]
     pub fn cpu() -> Result<Self> {
-        Device::new(Arc::new(lowrank_cpu::Cpu::new()))
+        Device::new(Arc::new(lowrank_cpu::Cpu::from_env()?))
+    }
+
+    /// A GPU through Vulkan, Metal or DX12, by its number in `lowrank devices`.
+    #[cfg(feature = "wgpu")]
+    pub fn wgpu(index: usize) -> Result<Self> {
+        Device::new(Arc::new(lowrank_wgpu::Wgpu::new(index)?))
     }
 
     /// Plain loops in f64: the oracle of the tests, slow.
@@ -73,11 +79,18 @@ impl Device {
         }
         match kind {
             "reference" => Device::reference(),
+            // A GPU before the CPU, but not a processor that pretends to be one.
+            #[cfg(feature = "wgpu")]
+            "auto" if lowrank_wgpu::adapters().first().is_some_and(|adapter| !adapter.software) => Device::wgpu(0),
             #[cfg(feature = "cpu")]
             "cpu" | "auto" => Device::cpu(),
             #[cfg(not(feature = "cpu"))]
             "cpu" | "auto" => unknown(compiled_out("cpu")),
-            "cuda" | "wgpu" => unknown("this version of lowrank has no such backend yet; use --device cpu".into()),
+            #[cfg(feature = "wgpu")]
+            "wgpu" => Device::wgpu(index.and_then(|i| i.parse().ok()).unwrap_or(0)),
+            #[cfg(not(feature = "wgpu"))]
+            "wgpu" => unknown(compiled_out("wgpu")),
+            "cuda" => unknown("this version of lowrank has no such backend yet; use --device cpu".into()),
             _ => unknown("unknown device; write cpu, cuda[:i], wgpu[:i] or auto".into()),
         }
     }
@@ -174,7 +187,7 @@ impl Device {
     }
 }
 
-#[cfg(not(feature = "cpu"))]
+#[cfg(not(all(feature = "cpu", feature = "wgpu")))]
 fn compiled_out(feature: &str) -> String {
     format!(
         "this lowrank was built without the feature `{feature}`; add it with: cargo install lowrank-cli --features {feature}"

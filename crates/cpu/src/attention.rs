@@ -11,6 +11,7 @@ use lowrank_backend::{Attention, Error, In, Mode, Out, Result, Slot};
 use crate::gemm::{Operand, Product, flops};
 use crate::math::{exp, exp_shift_sum};
 use crate::parallel::{Shared, Tile, tasks, with_scratch};
+use crate::path::Path;
 use crate::simd::{self, fma, kernel};
 use crate::view::{f32s, f32s_mut, precision, volume};
 
@@ -93,6 +94,7 @@ impl Sizes {
 
 /// See [`Attention`].
 pub(crate) fn attention_forward(
+    path: Path,
     op: &Attention,
     q: In<'_>,
     k: In<'_>,
@@ -120,7 +122,7 @@ pub(crate) fn attention_forward(
             )
         };
         with_scratch(count * visible, |p| {
-            let scores = Product::new(q_len, dim, s.queries(q, b, h, first), keys.t());
+            let scores = Product::new(path, q_len, dim, s.queries(q, b, h, first), keys.t());
             scores.tile(0, 0, Mode::Set, &mut Tile::new(p, count, visible));
             let mut inverse = [0.0f32; BLOCK];
             for (i, row) in p.chunks_exact_mut(visible).enumerate() {
@@ -135,7 +137,7 @@ pub(crate) fn attention_forward(
             if q_len <= FEW {
                 few_rows(&s, p.chunks_exact(visible), &v[s.kv_start(b, h / s.group)..], &mut out);
             } else {
-                Product::new(q_len, visible, Operand::f32(p, visible), values).tile(0, 0, Mode::Set, &mut out);
+                Product::new(path, q_len, visible, Operand::f32(p, visible), values).tile(0, 0, Mode::Set, &mut out);
             }
             (0..count).for_each(|i| simd::scale(inverse[i], out.row(i)));
         });
@@ -176,6 +178,7 @@ kernel! {
 /// See the trait's `attention_backward`.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn attention_backward(
+    path: Path,
     op: &Attention,
     q: In<'_>,
     k: In<'_>,
@@ -215,7 +218,12 @@ pub(crate) fn attention_backward(
             let (queries, gradients) = (s.queries(q, b, h, first), s.queries(gy, b, h, first));
             with_scratch(2 * count * visible, |scratch| {
                 let (p, ds) = scratch.split_at_mut(count * visible);
-                Product::new(q_len, dim, queries, keys.t()).tile(0, 0, Mode::Set, &mut Tile::new(p, count, visible));
+                Product::new(path, q_len, dim, queries, keys.t()).tile(
+                    0,
+                    0,
+                    Mode::Set,
+                    &mut Tile::new(p, count, visible),
+                );
                 for (i, row) in p.chunks_exact_mut(visible).enumerate() {
                     let (seen, hidden) = row.split_at_mut(s.keys(first + i));
                     probabilities(scale, lse[(b * heads + h) * q_len + first + i], seen);
@@ -225,7 +233,7 @@ pub(crate) fn attention_backward(
                 if let Some((dv, _)) = &dv {
                     // SAFETY: one key/value head per task.
                     let mut tile = unsafe { dv.tile(s.kv_start(b, kv), visible, dim, s.kv_stride) };
-                    Product::new(visible, count, Operand::f32(p, visible).t(), gradients).tile(
+                    Product::new(path, visible, count, Operand::f32(p, visible).t(), gradients).tile(
                         0,
                         0,
                         Mode::Add,
@@ -235,7 +243,7 @@ pub(crate) fn attention_backward(
                 if dq.is_none() && dk.is_none() {
                     return;
                 }
-                Product::new(q_len, dim, gradients, values.t()).tile(
+                Product::new(path, q_len, dim, gradients, values.t()).tile(
                     0,
                     0,
                     Mode::Set,
@@ -252,12 +260,12 @@ pub(crate) fn attention_backward(
                 if let Some((dq, mode)) = &dq {
                     // SAFETY: one head's block of queries, and each head belongs to one task.
                     let mut tile = unsafe { dq.tile(start, count, dim, s.q_stride) };
-                    Product::new(count, visible, ds, keys).tile(0, 0, *mode, &mut tile);
+                    Product::new(path, count, visible, ds, keys).tile(0, 0, *mode, &mut tile);
                 }
                 if let Some((dk, _)) = &dk {
                     // SAFETY: one key/value head per task.
                     let mut tile = unsafe { dk.tile(s.kv_start(b, kv), visible, dim, s.kv_stride) };
-                    Product::new(visible, count, ds.t(), queries).tile(0, 0, Mode::Add, &mut tile);
+                    Product::new(path, visible, count, ds.t(), queries).tile(0, 0, Mode::Add, &mut tile);
                 }
             });
         }

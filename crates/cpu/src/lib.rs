@@ -24,6 +24,7 @@ mod memory;
 mod norm;
 mod optim;
 mod parallel;
+mod path;
 mod permute;
 mod reduce;
 mod rope;
@@ -44,14 +45,22 @@ use lowrank_backend::{
     Stats, Weight, Zip,
 };
 
+pub use path::Path;
+
 /// What the device is called.
 pub(crate) const NAME: &str = "cpu";
 
 /// The processor this program runs on. Work goes to rayon's current thread pool.
-#[derive(Default)]
 pub struct Cpu {
+    path: Path,
     pool: Arc<buffer::Pool>,
     counters: Counters,
+}
+
+impl Default for Cpu {
+    fn default() -> Self {
+        Cpu::new()
+    }
 }
 
 #[derive(Default)]
@@ -63,9 +72,24 @@ struct Counters {
 }
 
 impl Cpu {
-    /// A backend with its own memory pool and counters.
+    /// A backend with its own memory pool and counters, and the fastest products this processor has.
     pub fn new() -> Self {
-        Cpu::default()
+        Cpu { path: Path::best(), pool: Arc::default(), counters: Counters::default() }
+    }
+
+    /// The same with the kernels that `LOWRANK_CPU` names; an error if it names none that this processor has.
+    pub fn from_env() -> Result<Self> {
+        Ok(Cpu { path: Path::from_env()?, ..Cpu::new() })
+    }
+
+    /// The same with the products of one path, if this processor has it.
+    pub fn with_path(path: Path) -> Result<Self> {
+        Ok(Cpu { path: Path::from_name(path.name())?, ..Cpu::new() })
+    }
+
+    /// The kernels in use.
+    pub fn path(&self) -> Path {
+        self.path
     }
 
     /// Counts an operation.
@@ -141,7 +165,7 @@ impl Backend for Cpu {
 
     fn gemm(&self, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) -> Result<()> {
         self.launch();
-        gemm::gemm(op, a, b, c)
+        gemm::gemm(self.path, op, a, b, c)
     }
 
     fn map(&self, op: Map, x: In<'_>, y: Slot<'_>) -> Result<()> {
@@ -186,16 +210,16 @@ impl Backend for Cpu {
 
     fn linear_forward(&self, op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
         self.launch();
-        linear::linear_forward(op, x, y)
+        linear::linear_forward(self.path, op, x, y)
     }
 
     fn linear_backward(&self, op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
         self.launch();
-        linear::linear_backward(op, gy, dx)
+        linear::linear_backward(self.path, op, gy, dx)
     }
 
     fn lora_forward(&self, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
-        lora::lora_forward(self.launch(), op, x, y, h)
+        lora::lora_forward(self.launch(), self.path, op, x, y, h)
     }
 
     fn lora_backward(
@@ -208,11 +232,11 @@ impl Backend for Cpu {
         da: Option<Slot<'_>>,
         db: Option<Slot<'_>>,
     ) -> Result<()> {
-        lora::lora_backward(self.launch(), op, x, h, gy, dx, da, db)
+        lora::lora_backward(self.launch(), self.path, op, x, h, gy, dx, da, db)
     }
 
     fn lora_embedding_forward(&self, op: &LoraEmbedding<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
-        lora_embedding::lora_embedding_forward(self.launch(), op, y, h)
+        lora_embedding::lora_embedding_forward(self.launch(), self.path, op, y, h)
     }
 
     fn lora_embedding_backward(
@@ -223,7 +247,7 @@ impl Backend for Cpu {
         da: Option<Slot<'_>>,
         db: Option<Slot<'_>>,
     ) -> Result<()> {
-        lora_embedding::lora_embedding_backward(self.launch(), op, h, gy, da, db)
+        lora_embedding::lora_embedding_backward(self.launch(), self.path, op, h, gy, da, db)
     }
 
     fn attention_forward(
@@ -236,7 +260,7 @@ impl Backend for Cpu {
         lse: Out<'_>,
     ) -> Result<()> {
         self.launch();
-        attention::attention_forward(op, q, k, v, y, lse)
+        attention::attention_forward(self.path, op, q, k, v, y, lse)
     }
 
     fn attention_backward(
@@ -253,7 +277,7 @@ impl Backend for Cpu {
         dv: Option<Slot<'_>>,
     ) -> Result<()> {
         self.launch();
-        attention::attention_backward(op, q, k, v, y, lse, gy, dq, dk, dv)
+        attention::attention_backward(self.path, op, q, k, v, y, lse, gy, dq, dk, dv)
     }
 
     fn softmax_forward(&self, op: &Matrix, x: In<'_>, y: Out<'_>) -> Result<()> {

@@ -4,7 +4,9 @@ use lowrank_backend::{Error, In, Linear, Map, Mode, Out, Result, Slot, Weight};
 
 use crate::NAME;
 use crate::elementwise;
-use crate::gemm::{Grid, Operand, Product, flops};
+use crate::gemm::{Blocked, Grid, Operand, Product, Start, decodes, flops, multiply};
+use crate::parallel::Tile;
+use crate::path::Path;
 use crate::simd;
 use crate::view::{f32s, f32s_mut, floats, precision, volume};
 
@@ -32,27 +34,41 @@ pub(crate) fn dequantise(w: Weight<'_>, out: Out<'_>) -> Result<()> {
     }
 }
 
+/// What y starts from: the bias, if there is one.
+pub(crate) fn start(bias: Option<&[f32]>) -> Start<'_> {
+    bias.map_or(Start::Zero, Start::Row)
+}
+
 /// `y = x Wᵀ (+ bias)`.
-pub(crate) fn linear_forward(op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
+pub(crate) fn linear_forward(path: Path, op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
     const OP: &str = "linear_forward";
     let &Linear { m, n, k, .. } = op;
     precision(OP, op.precision)?;
     let (w, bias) = (weight(OP, &op.w, n, k)?, bias(OP, op)?);
     let x = Operand::f32(f32s(OP, "x", x, volume(OP, &[m, k])?)?, k);
     let y = f32s_mut(OP, "y", y, volume(OP, &[m, n])?)?;
-    let product = Product::new(m, k, x, w.t());
+    if !decodes(m, &x, &w.t()) {
+        Blocked { path, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(None, None);
+        return Ok(());
+    }
+    let product = Product::new(path, m, k, x, w.t());
     Grid::new(1, m, n).run(flops([m, n, k]), y, |_, i0, j0, tile| {
         product.tile(i0, j0, Mode::Set, tile);
-        if let Some(bias) = bias {
-            let bias = &bias[j0..j0 + tile.cols()];
-            (0..tile.rows()).for_each(|i| simd::add(bias, tile.row(i)));
-        }
+        add_bias(bias, j0, tile);
     });
     Ok(())
 }
 
+/// Adds the bias to a tile whose first column is `j0`.
+pub(crate) fn add_bias(bias: Option<&[f32]>, j0: usize, tile: &mut Tile<'_>) {
+    if let Some(bias) = bias {
+        let bias = &bias[j0..j0 + tile.cols()];
+        (0..tile.rows()).for_each(|i| simd::add(bias, tile.row(i)));
+    }
+}
+
 /// `dx (+)= gy W`.
-pub(crate) fn linear_backward(op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
+pub(crate) fn linear_backward(path: Path, op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
     const OP: &str = "linear_backward";
     let &Linear { m, n, k, .. } = op;
     precision(OP, op.precision)?;
@@ -60,7 +76,6 @@ pub(crate) fn linear_backward(op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Resu
     let gy = Operand::f32(f32s(OP, "gy", gy, volume(OP, &[m, n])?)?, n);
     let mode = dx.mode;
     let dx = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
-    let product = Product::new(m, n, gy, w);
-    Grid::new(1, m, k).run(flops([m, n, k]), dx, |_, i0, j0, tile| product.tile(i0, j0, mode, tile));
+    multiply(path, [m, k, n], gy, w, 1.0, mode, dx);
     Ok(())
 }

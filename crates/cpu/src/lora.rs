@@ -9,16 +9,24 @@ use std::sync::Arc;
 
 use lowrank_backend::{In, Lora, Mode, Out, Result, Slot};
 
-use crate::buffer::Pool;
-use crate::dropout;
-use crate::gemm::{Grid, Operand, Product, flops, multiply};
-use crate::linear::{bias, weight};
+use crate::buffer::{CpuBuffer, Pool};
+use crate::dropout::{self, Mask};
+use crate::gemm::{Blocked, Branch, Grid, Operand, Product, Start, decodes, flops, multiply};
+use crate::linear::{add_bias, bias, start, weight};
 use crate::parallel::{Tile, with_scratch};
+use crate::path::Path;
 use crate::simd;
 use crate::view::{f32s, f32s_mut, precision, volume};
 
 /// See [`Lora`].
-pub(crate) fn lora_forward(pool: &Arc<Pool>, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
+pub(crate) fn lora_forward(
+    pool: &Arc<Pool>,
+    path: Path,
+    op: &Lora<'_>,
+    x: In<'_>,
+    y: Out<'_>,
+    h: Out<'_>,
+) -> Result<()> {
     const OP: &str = "lora_forward";
     let (m, n, k, r) = (op.base.m, op.base.n, op.base.k, op.r);
     precision(OP, op.base.precision)?;
@@ -30,21 +38,23 @@ pub(crate) fn lora_forward(pool: &Arc<Pool>, op: &Lora<'_>, x: In<'_>, y: Out<'_
     let h = f32s_mut(OP, "h", h, volume(OP, &[m, r])?)?;
     let mask = dropout::mask(OP, &op.dropout, op.scalars)?;
 
-    multiply([m, r, k], x.masked(mask), a.t(), 1.0, Mode::Set, h);
+    let scale = op.scale as f32;
+    if !decodes(m, &x, &w.t()) {
+        let branch = Branch { r, inner: a.t(), mask, scale, keep_scaled: false, h, outer: Some(b.t()) };
+        Blocked { path, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(Some(branch), None);
+        return Ok(());
+    }
+    multiply(path, [m, r, k], x.masked(mask), a.t(), 1.0, Mode::Set, h);
     let mut scaled = pool.scratch(h.len())?;
     let scaled = scaled.as_f32_mut();
     scaled.copy_from_slice(h);
-    simd::scale(op.scale as f32, scaled);
-
-    let base = Product::new(m, k, x, w.t());
-    let branch = Product::new(m, r, Operand::f32(scaled, r), b.t());
+    simd::scale(scale, scaled);
+    let base = Product::new(path, m, k, x, w.t());
+    let branch = Product::new(path, m, r, Operand::f32(scaled, r), b.t());
     Grid::new(1, m, n).run(flops([m, n, k]), y, |_, i0, j0, tile| {
         base.tile(i0, j0, Mode::Set, tile);
         branch.tile(i0, j0, Mode::Add, tile);
-        if let Some(bias) = bias {
-            let bias = &bias[j0..j0 + tile.cols()];
-            (0..tile.rows()).for_each(|i| simd::add(bias, tile.row(i)));
-        }
+        add_bias(bias, j0, tile);
     });
     Ok(())
 }
@@ -53,6 +63,7 @@ pub(crate) fn lora_forward(pool: &Arc<Pool>, op: &Lora<'_>, x: In<'_>, y: Out<'_
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn lora_backward(
     pool: &Arc<Pool>,
+    path: Path,
     op: &Lora<'_>,
     x: In<'_>,
     h: In<'_>,
@@ -73,36 +84,66 @@ pub(crate) fn lora_backward(
     let mask = dropout::mask(OP, &op.dropout, op.scalars)?;
     let scale = op.scale as f32;
 
+    let mut u = match (&dx, &da) {
+        (None, None) => None,
+        _ => Some(pool.scratch(volume(OP, &[m, r])?)?),
+    };
+    if let (Some(u), Some(dx)) = (&mut u, dx) {
+        let start = if dx.mode == Mode::Add { Start::Old } else { Start::Zero };
+        let dx = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
+        input_gradient(
+            path,
+            op,
+            Blocked { path, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx },
+            [a, b],
+            mask,
+            u,
+        );
+    } else if let Some(u) = &mut u {
+        multiply(path, [m, r, n], gy, b, scale, Mode::Set, u.as_f32_mut());
+    }
     if let Some(db) = db {
         let mode = db.mode;
-        multiply([n, r, m], gy.t(), h, scale, mode, f32s_mut(OP, "db", db.out, n * r)?);
+        multiply(path, [n, r, m], gy.t(), h, scale, mode, f32s_mut(OP, "db", db.out, volume(OP, &[n, r])?)?);
     }
-    if dx.is_none() && da.is_none() {
-        return Ok(());
+    if let (Some(u), Some(da)) = (&mut u, da) {
+        let (u, mode) = (Operand::f32(u.as_f32_mut(), r), da.mode);
+        let da = f32s_mut(OP, "da", da.out, volume(OP, &[r, k])?)?;
+        multiply(path, [r, k, m], u.t(), x.masked(mask), 1.0, mode, da);
     }
-    let mut u = pool.scratch(volume(OP, &[m, r])?)?;
-    let u = u.as_f32_mut();
-    multiply([m, r, n], gy, b, scale, Mode::Set, u);
-    let u = Operand::f32(u, r);
-    if let Some(da) = da {
-        let mode = da.mode;
-        multiply([r, k, m], u.t(), x.masked(mask), 1.0, mode, f32s_mut(OP, "da", da.out, r * k)?);
-    }
-    let Some(dx) = dx else { return Ok(()) };
-    let mode = dx.mode;
-    let dx = f32s_mut(OP, "dx", dx.out, m * k)?;
-    let (base, branch) = (Product::new(m, n, gy, w), Product::new(m, r, u, a));
-    Grid::new(1, m, k).run(flops([m, n, k]), dx, |_, i0, j0, tile| {
-        base.tile(i0, j0, mode, tile);
-        let Some(mask) = mask else { return branch.tile(i0, j0, Mode::Add, tile) };
-        let (rows, cols) = (tile.rows(), tile.cols());
-        with_scratch(rows * cols, |scratch| {
-            branch.tile(i0, j0, Mode::Set, &mut Tile::new(scratch, rows, cols));
-            for (i, part) in scratch.chunks_exact_mut(cols).enumerate() {
-                mask.apply(((i0 + i) * k + j0) as u64, part);
-                simd::add(part, tile.row(i));
-            }
-        });
-    });
     Ok(())
+}
+
+/// `u = s gy B; dx = start + gy W + (u A) ⊙ mask`.
+fn input_gradient(
+    path: Path,
+    op: &Lora<'_>,
+    base: Blocked<'_, '_>,
+    [a, b]: [Operand<'_>; 2],
+    mask: Option<Mask>,
+    u: &mut CpuBuffer,
+) {
+    let (m, k, r) = (op.base.m, op.base.k, op.r);
+    let scale = op.scale as f32;
+    let u = u.as_f32_mut();
+    let Some(mask) = mask else {
+        let branch = Branch { r, inner: b, mask: None, scale, keep_scaled: true, h: u, outer: Some(a) };
+        return base.run(Some(branch), None);
+    };
+    // The mask applies to the branch alone, so its part is computed tile by tile and added to what is finished.
+    multiply(path, [m, r, op.base.n], base.a, b, scale, Mode::Set, u);
+    let branch = Product::new(path, m, r, Operand::f32(u, r), a);
+    base.run(
+        None,
+        Some(&|i0, j0, tile| {
+            let (rows, cols) = (tile.rows(), tile.cols());
+            with_scratch(rows * cols, |scratch| {
+                branch.tile(i0, j0, Mode::Set, &mut Tile::new(scratch, rows, cols));
+                for (i, part) in scratch.chunks_exact_mut(cols).enumerate() {
+                    mask.apply(((i0 + i) * k + j0) as u64, part);
+                    simd::add(part, tile.row(i));
+                }
+            });
+        }),
+    );
 }

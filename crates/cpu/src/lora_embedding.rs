@@ -9,12 +9,19 @@ use lowrank_backend::{In, LoraEmbedding, Mode, Out, Result, Slot};
 use crate::buffer::Pool;
 use crate::gemm::{Grid, Operand, Product, flops, multiply};
 use crate::parallel::{pieces, rows_per_task};
+use crate::path::Path;
 use crate::rows::checked_ids;
 use crate::simd;
 use crate::view::{f32s, f32s_mut, floats, precision, volume};
 
 /// See [`LoraEmbedding`].
-pub(crate) fn lora_embedding_forward(pool: &Arc<Pool>, op: &LoraEmbedding<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
+pub(crate) fn lora_embedding_forward(
+    pool: &Arc<Pool>,
+    path: Path,
+    op: &LoraEmbedding<'_>,
+    y: Out<'_>,
+    h: Out<'_>,
+) -> Result<()> {
     const OP: &str = "lora_embedding_forward";
     let &LoraEmbedding { vocab, dim, count, r, scale, .. } = op;
     precision(OP, op.precision)?;
@@ -38,7 +45,7 @@ pub(crate) fn lora_embedding_forward(pool: &Arc<Pool>, op: &LoraEmbedding<'_>, y
     scaled.copy_from_slice(h);
     simd::scale(scale as f32, scaled);
 
-    let branch = Product::new(count, r, Operand::f32(scaled, r), b.t());
+    let branch = Product::new(path, count, r, Operand::f32(scaled, r), b.t());
     Grid::new(1, count, dim).run(flops([count, dim, r]), y, |_, i0, j0, tile| {
         for i in 0..tile.rows() {
             w.load(ids[i0 + i] as usize * dim + j0, tile.row(i));
@@ -51,6 +58,7 @@ pub(crate) fn lora_embedding_forward(pool: &Arc<Pool>, op: &LoraEmbedding<'_>, y
 /// `db (+)= s gyᵀ h; (daᵀ)[ids] += s gy B`, in ascending position.
 pub(crate) fn lora_embedding_backward(
     pool: &Arc<Pool>,
+    path: Path,
     op: &LoraEmbedding<'_>,
     h: In<'_>,
     gy: In<'_>,
@@ -66,12 +74,12 @@ pub(crate) fn lora_embedding_backward(
     let ids = checked_ids(OP, vocab, count, op.ids)?;
     if let Some(db) = db {
         let mode = db.mode;
-        multiply([dim, r, count], gy.t(), h, scale as f32, mode, f32s_mut(OP, "db", db.out, dim * r)?);
+        multiply(path, [dim, r, count], gy.t(), h, scale as f32, mode, f32s_mut(OP, "db", db.out, dim * r)?);
     }
     let Some(da) = da else { return Ok(()) };
     let mut u = pool.scratch(volume(OP, &[count, r])?)?;
     let u = u.as_f32_mut();
-    multiply([count, r, dim], gy, b, scale as f32, Mode::Set, u);
+    multiply(path, [count, r, dim], gy, b, scale as f32, Mode::Set, u);
     let u = &*u;
     let mode = da.mode;
     let da = f32s_mut(OP, "da", da.out, volume(OP, &[r, vocab])?)?;

@@ -123,6 +123,13 @@ impl<'a> Tile<'a> {
         self.start
     }
 
+    /// The rows from `i` and columns from `j` on, borrowed.
+    pub(crate) fn part(&mut self, i: usize, j: usize, rows: usize, cols: usize) -> Tile<'_> {
+        assert!(i + rows <= self.rows && j + cols <= self.cols, "part {i},{j}: {rows}x{cols}");
+        let start = self.start.wrapping_add(i * self.stride + j);
+        Tile { start, rows, cols, stride: self.stride, life: PhantomData }
+    }
+
     /// Row i.
     pub(crate) fn row(&mut self, i: usize) -> &mut [f32] {
         assert!(i < self.rows);
@@ -135,13 +142,16 @@ thread_local! {
     static SCRATCH: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Runs `f` with `len` values of this thread's own memory (any content). May be nested.
+/// Runs `f` with `len` values of this thread's own memory (any content), aligned to a cache line. May be nested.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    /// Values of a cache line.
+    const LINE: usize = 16;
     let mut memory = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if memory.len() < len {
-        memory.resize(len, 0.0);
+    if memory.len() < len + LINE {
+        memory.resize(len + LINE, 0.0);
     }
-    let result = f(&mut memory[..len]);
+    let shift = memory.as_ptr().align_offset(4 * LINE).min(LINE);
+    let result = f(&mut memory[shift..shift + len]);
     SCRATCH.with_borrow_mut(|stack| stack.push(memory));
     result
 }

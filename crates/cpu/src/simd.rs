@@ -1,4 +1,4 @@
-//! Kernels compiled twice: for any processor, and for AVX2 with FMA, chosen at run time.
+//! Loops compiled three times: for any processor, for AVX2 with FMA, and for AVX-512, chosen at run time.
 //!
 //! The body is plain loops over slices that LLVM vectorises. `FMA` tells it whether a fused multiply-add is one
 //! instruction here; results may differ between the two paths in the last bit, never within one path.
@@ -19,9 +19,17 @@ macro_rules! kernel {
                 fn wide($($arg: $ty),*) $(-> $ret)? {
                     body::<true>($($arg),*)
                 }
-                if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
-                    // SAFETY: both features have just been detected.
-                    return unsafe { wide($($arg),*) };
+                #[allow(clippy::too_many_arguments)]
+                #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx2,fma")]
+                fn widest($($arg: $ty),*) $(-> $ret)? {
+                    body::<true>($($arg),*)
+                }
+                match crate::path::loops() {
+                    $crate::path::Path::Portable | $crate::path::Path::Neon => {}
+                    // SAFETY: only paths that this processor has are ever chosen.
+                    $crate::path::Path::Avx2 => return unsafe { wide($($arg),*) },
+                    // SAFETY: as above.
+                    $crate::path::Path::Avx512 => return unsafe { widest($($arg),*) },
                 }
             }
             body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)

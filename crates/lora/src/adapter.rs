@@ -1,5 +1,7 @@
 //! An adapter: trainable tensors by the name of the layer they belong to.
 
+mod magnitude;
+
 use std::collections::BTreeMap;
 
 use lowrank_core::Tensor;
@@ -105,16 +107,29 @@ impl Adapter {
         if let Some(x) = start.a.iter().chain(&start.b).find(|x| !x.is_finite()) {
             return Err(Error::adapter(format!("{}: the init {} gives {x}", m.name, self.config.init)));
         }
+        no_magnitude_on(m, self.config.use_dora)?;
+        if self.config.freeze_a && start.a.iter().all(|&x| x == 0.0) {
+            let detail = format!("`{}`: A starts at zero, and would stay there with everything it multiplies", m.name);
+            return Err(Error::config("freeze_a", detail));
+        }
         let frozen = |data: &[f64], shape: &[usize]| Tensor::from_f64(data, shape, host.dtype(), host.device());
+        let leaf = |key: String, data: &[f64], shape: &[usize]| -> Result<Tensor> {
+            Ok(frozen(data, shape)?.named(key).trainable()?)
+        };
         let minus = || start.b.iter().map(|x| -x).collect::<Vec<f64>>();
         let offset = match start.offset {
             true => Some(Offset { a: frozen(&start.a, &a_shape)?, b: frozen(&minus(), &b_shape)? }),
             false => None,
         };
+        let a = leaf(keys::a(&m.name, m.kind), &start.a, &a_shape)?;
+        let b = leaf(keys::b(&m.name, m.kind), &start.b, &b_shape)?;
+        let scale = self.config.scale(s.r, alpha);
+        let magnitude = if self.config.use_dora { Some(magnitude::start(host, &m.name, &a, &b, scale)?) } else { None };
         Ok(LowRank {
-            a: frozen(&start.a, &a_shape)?.named(keys::a(&m.name, m.kind)).trainable()?,
-            b: frozen(&start.b, &b_shape)?.named(keys::b(&m.name, m.kind)).trainable()?,
-            scale: self.config.scale(s.r, alpha),
+            a: if self.config.freeze_a { a.detach().named(keys::a(&m.name, m.kind)) } else { a },
+            b,
+            magnitude,
+            scale,
             dropout: self.config.dropout,
             rank: s.r,
             alpha,
@@ -163,10 +178,16 @@ impl Adapter {
 
     /// Every trainable tensor under its key in PEFT's file, sorted by key.
     pub fn parameters(&self) -> Vec<(String, Tensor)> {
+        self.tensors().into_iter().filter(|(_, t)| t.requires_grad()).collect()
+    }
+
+    /// Every tensor of the adapter under its key in PEFT's file, sorted by key; a frozen A is one of them.
+    pub fn tensors(&self) -> Vec<(String, Tensor)> {
         let mut list = Vec::new();
         for (name, pair) in &self.layers {
             list.push((keys::a(name, pair.kind), pair.a.clone()));
             list.push((keys::b(name, pair.kind), pair.b.clone()));
+            list.extend(pair.magnitude.iter().map(|m| (keys::magnitude(name), m.clone())));
         }
         for (parameter, tensor) in &self.saved {
             list.push((keys::plain(parameter), tensor.clone()));
@@ -184,6 +205,8 @@ impl Adapter {
         report::of(self, host)
     }
 }
+
+pub(crate) use magnitude::no_magnitude_on;
 
 /// Base weights by layer.
 fn weights(host: &dyn Host) -> BTreeMap<String, Tensor> {

@@ -68,6 +68,11 @@ fn check(host: &dyn Host, adapter: &Adapter) -> Result<()> {
         }
         fits(name, "A", &pair.a, &a)?;
         fits(name, "B", &pair.b, &b)?;
+        match &pair.magnitude {
+            Some(_) if m.kind != Kind::Linear => return refuse(name, "DoRA's magnitude is for linear layers".into()),
+            Some(magnitude) => fits(name, "the magnitude", magnitude, &m.shape[..1])?,
+            None => {}
+        }
     }
     let mut weights = BTreeSet::new();
     for (parameter, tensor) in adapter.saved.iter().chain(&adapter.biases) {

@@ -21,6 +21,10 @@ pub struct LoraConfig {
     pub dropout: f64,
     /// Scale by α/√r instead of α/r (Kalajdzievski 2023, "A Rank Stabilization Scaling Factor").
     pub use_rslora: bool,
+    /// Train every row's magnitude beside its direction (Liu et al. 2024, "DoRA"). Linear layers only.
+    pub use_dora: bool,
+    /// Leave A as it starts: only B is trained (Zhang et al. 2023, "LoRA-FA"). Not written to files, which are plain LoRA.
+    pub freeze_a: bool,
     /// Which layers get a pair.
     pub targets: Targets,
     /// Which of them do not; asked first.
@@ -54,6 +58,8 @@ impl Default for LoraConfig {
             alpha: 16.0,
             dropout: 0.0,
             use_rslora: false,
+            use_dora: false,
+            freeze_a: false,
             targets: Targets::AllLinear,
             exclude: None,
             layers_to_transform: None,
@@ -85,6 +91,10 @@ impl LoraConfig {
             return Err(Error::config("lora_dropout", format!("{} is not in [0, 1)", self.dropout)));
         }
         self.init.validate()?;
+        if self.use_dora && self.init.splits() {
+            let detail = format!("init {} splits the base, which DoRA's magnitudes do not allow for", self.init);
+            return Err(Error::config("use_dora", detail));
+        }
         if self.fan_in_fan_out {
             return Err(Error::config("fan_in_fan_out", "weights stored [in, out] are not supported yet"));
         }
@@ -236,6 +246,10 @@ mod tests {
         assert!(bad(LoraConfig { r: 0, ..ok.clone() }).starts_with("r: rank 0"));
         assert!(bad(LoraConfig { dropout: 1.0, ..ok.clone() }).starts_with("lora_dropout: 1"));
         assert!(bad(LoraConfig { alpha: f64::NAN, ..ok.clone() }).starts_with("lora_alpha"));
+        for init in ["pissa", "olora", "lora-ga"] {
+            let e = bad(LoraConfig { use_dora: true, init: init.parse().unwrap(), ..ok.clone() });
+            assert!(e.starts_with(&format!("use_dora: init {init}")), "{e}");
+        }
         assert!(bad(LoraConfig { fan_in_fan_out: true, ..ok.clone() }).starts_with("fan_in_fan_out"));
         assert!(bad(LoraConfig { layers_to_transform: Some(vec![0]), ..ok.clone() }).contains("all-linear"));
         assert!(bad(LoraConfig { layers_pattern: Some(vec!["h".into()]), ..ok }).starts_with("layers_pattern"));

@@ -104,6 +104,11 @@ impl<'a> Module<'a> {
         list
     }
 
+    /// The base's own tensors, weight first, whatever an adapter puts beside them or in their place.
+    pub fn base_tensors(&self) -> impl Iterator<Item = &'a Tensor> + use<'a> {
+        [Some(self.base_weight()), self.base_bias()].into_iter().flatten()
+    }
+
     /// The weight without any adapter.
     pub(crate) fn base_weight(&self) -> &'a Tensor {
         match self {

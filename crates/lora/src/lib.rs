@@ -7,14 +7,17 @@
 //!   [`peft::load`].
 //! * [`attach`], [`detach`], [`Adapters`]: make an adapter act on a host, take it away, swap between several.
 //! * [`merge`], [`unmerge`]: fold the active adapter into the weights, and give the original bits back.
+//! * [`algebra`]: sums of adapters, other ranks. * [`gguf`]: adapters for llama.cpp.
 //! * [`Linear`], [`Embedding`], [`Norm`]: the layers that models are built of.
 //! * [`TensorFile`], [`write_tensors`], [`files`]: safetensors and safe file writing.
 
 mod adapter;
+pub mod algebra;
 mod attach;
 mod config;
 mod error;
 pub mod files;
+pub mod gguf;
 mod host;
 pub mod init;
 mod layer;
@@ -36,7 +39,7 @@ pub use error::{Error, Result};
 pub use host::{Host, Kind, Module, ModuleMut};
 pub use init::{Direction, Estimator, GaScale, Init, InitReport, LoraGa, lora_ga};
 pub use layer::{Embedding, Linear, LowRank, Norm, Offset, Probe};
-pub use merge::{merge, unmerge};
+pub use merge::{LayerLoss, MergeReport, Rounding, merge, merge_with, unmerge};
 pub use report::Report;
 pub use split::Lost;
 pub use tensors::{TensorFile, write_tensors};

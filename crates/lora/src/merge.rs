@@ -1,7 +1,9 @@
-//! `W′ = W + s·B A` (embedding: `W + s·Aᵀ Bᵀ`; with an offset `W + s (B A − B₀A₀)`), summed in f64 on the host and rounded once to W's dtype.
+//! `W′ = W + s·B A` (embedding: `W + s·Aᵀ Bᵀ`; with an offset `W + s (B A − B₀A₀)`; DoRA: `m ⊙ (W + s·B A) / ‖W + s·B A‖` by rows), summed in f64 on the host and rounded once to W's dtype.
 //!
 //! In bf16 an update below half a unit of W's last place is lost whatever one does; summing wide and rounding once
 //! loses nothing more. The base's tensor is kept, so unmerging is exact; subtracting again would not be.
+
+mod loss;
 
 use std::collections::BTreeMap;
 
@@ -16,14 +18,21 @@ use crate::{Error, Host, Kind, LowRank, Result};
 /// memory for a second copy of the merged weights. On an error (nothing active, merged already, a sum beyond the
 /// weight's range) nothing changes.
 pub fn merge(host: &mut dyn Host) -> Result<()> {
+    merge_with(host, Rounding::Nearest).map(drop)
+}
+
+/// [`merge`] with a choice of rounding, and what it lost.
+pub fn merge_with(host: &mut dyn Host, rounding: Rounding) -> Result<MergeReport> {
     if is_merged(host) {
         return Err(Error::adapter("merge: an adapter is merged already"));
     }
     let mut merged = BTreeMap::new();
     let mut outcome = Ok(());
+    let mut report = MergeReport::default();
     host.visit(&mut |m| {
         if outcome.is_ok() && !m.slot().is_empty() {
-            outcome = merged_weight(m).map(|w| drop(merged.insert(m.name().to_string(), w)));
+            let weight = merged_weight(m, rounding, &mut report);
+            outcome = weight.map(|w| drop(merged.insert(m.name().to_string(), w)));
         }
     });
     outcome?;
@@ -34,7 +43,7 @@ pub fn merge(host: &mut dyn Host) -> Result<()> {
         let weight = merged.remove(m.name());
         m.slot().merged = weight;
     });
-    Ok(())
+    Ok(report)
 }
 
 /// Takes [`merge`] back: the weights have the same bits as before, and the adapter is active beside them again.
@@ -47,12 +56,18 @@ pub fn unmerge(host: &mut dyn Host) -> Result<()> {
 }
 
 /// The weight of a layer with something in its slot, in the base's dtype.
-fn merged_weight(m: Module<'_>) -> Result<Tensor> {
+fn merged_weight(m: Module<'_>, rounding: Rounding, report: &mut MergeReport) -> Result<Tensor> {
     let base = m.base_weight();
     let name = format!("{}.weight", m.name());
     let dtype = base.dtype();
     let merged = match (&m.slot().lora, &m.slot().weight) {
-        (Some(pair), _) => with_scalar!(dtype, T => add_product::<T>(base, pair)),
+        (Some(pair), _) => {
+            let mut layer = LayerLoss::new(m.name());
+            let mut rounder = Rounder::new(rounding, m.name());
+            let weight = with_scalar!(dtype, T => add_product::<T>(base, pair, &mut rounder, &mut layer));
+            report.layers.push(layer);
+            weight
+        }
         (None, Some(copy)) if copy.dtype() == dtype => return Ok(copy.detach().named(name)),
         (None, Some(copy)) => with_scalar!(dtype, T => {
             finished(base, copy.to_f64()?.into_iter().map(T::narrow).collect())
@@ -73,7 +88,7 @@ fn in_layer(name: &str, e: Error) -> Error {
 }
 
 /// W + s·left·right, row by row, so that a row of W and the whole of `right` stay in the cache.
-fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank) -> Result<Tensor> {
+fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank, rounder: &mut Rounder, loss: &mut LayerLoss) -> Result<Tensor> {
     let (a, b) = no_grad(|| pair.product())?;
     let (a, b, r) = (a.to_f64()?, b.to_f64()?, pair.full_rank());
     let &[rows, cols] = w.shape() else {
@@ -84,6 +99,7 @@ fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank) -> Result<Tensor> {
         Kind::Embedding => (transposed(&a, r, rows), transposed(&b, cols, r)),
         _ => (b, a),
     };
+    let magnitude = pair.magnitude.as_ref().map(Tensor::to_f64).transpose()?;
     let mut out = w.to_vec::<T>()?;
     let mut sum = vec![0.0; cols];
     for i in 0..rows {
@@ -95,8 +111,17 @@ fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank) -> Result<Tensor> {
                 *s += factor * x;
             }
         }
+        for (w, s) in row.iter().zip(&mut sum) {
+            *s = w.wide() + pair.scale * *s;
+        }
+        if let Some(m) = &magnitude {
+            let g = m[i] / sum.iter().map(|x| x * x).sum::<f64>().sqrt();
+            sum.iter_mut().for_each(|x| *x *= g);
+        }
         for (w, s) in row.iter_mut().zip(&sum) {
-            *w = T::narrow(w.wide() + pair.scale * s);
+            let (before, after) = (w.wide(), rounder.round::<T>(*s));
+            loss.count(before, *s, after.wide());
+            *w = after;
         }
     }
     finished(w, out)
@@ -116,6 +141,9 @@ fn transposed(x: &[f64], rows: usize, cols: usize) -> Vec<f64> {
     }
     out
 }
+
+use loss::Rounder;
+pub use loss::{LayerLoss, MergeReport, Rounding};
 
 #[cfg(test)]
 mod tests;

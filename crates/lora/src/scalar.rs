@@ -11,6 +11,8 @@ pub(crate) trait Scalar: lowrank_core::Element + Copy {
     fn wide(self) -> f64;
     /// Rounded once, to nearest even.
     fn narrow(x: f64) -> Self;
+    /// The next value of the type, towards +∞ or −∞.
+    fn next(self, up: bool) -> Self;
 }
 
 impl Scalar for f64 {
@@ -19,6 +21,9 @@ impl Scalar for f64 {
     }
     fn narrow(x: f64) -> Self {
         x
+    }
+    fn next(self, up: bool) -> Self {
+        if up { self.next_up() } else { self.next_down() }
     }
 }
 
@@ -29,6 +34,9 @@ impl Scalar for f32 {
     fn narrow(x: f64) -> Self {
         x as f32
     }
+    fn next(self, up: bool) -> Self {
+        if up { self.next_up() } else { self.next_down() }
+    }
 }
 
 impl Scalar for bf16 {
@@ -38,6 +46,9 @@ impl Scalar for bf16 {
     fn narrow(x: f64) -> Self {
         bf16::from_f32(to_odd(x))
     }
+    fn next(self, up: bool) -> Self {
+        bf16::from_bits(next_bits(self.to_bits(), up))
+    }
 }
 
 impl Scalar for f16 {
@@ -46,6 +57,19 @@ impl Scalar for f16 {
     }
     fn narrow(x: f64) -> Self {
         f16::from_f32(to_odd(x))
+    }
+    fn next(self, up: bool) -> Self {
+        f16::from_bits(next_bits(self.to_bits(), up))
+    }
+}
+
+/// The neighbour of a finite 16-bit float: bits count magnitudes, so away from zero is one more.
+fn next_bits(bits: u16, up: bool) -> u16 {
+    const SIGN: u16 = 0x8000;
+    match (bits & !SIGN == 0, (bits & SIGN == 0) == up) {
+        (true, _) => 1 | if up { 0 } else { SIGN },
+        (false, true) => bits + 1,
+        (false, false) => bits - 1,
     }
 }
 
@@ -108,6 +132,20 @@ pub(crate) fn rounded(x: f64, dtype: DType) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neighbours() {
+        for x in [0.0, 1.0, -1.0, -2.0, 3.5] {
+            let (b, h) = (bf16::narrow(x), f16::narrow(x));
+            for up in [true, false] {
+                assert!((b.next(up).wide() > x) == up && (h.next(up).wide() > x) == up, "{x}");
+                assert_eq!(b.next(up).next(!up).wide(), x);
+                assert_eq!(h.next(up).next(!up).wide(), x);
+            }
+        }
+        assert_eq!(bf16::narrow(1.0).next(true).wide(), 1.0 + 2f64.powi(-7));
+        assert_eq!(f16::narrow(1.0).next(false).wide(), 1.0 - 2f64.powi(-11));
+    }
 
     /// 1 + 2⁻¹¹ is halfway between two f16; the tail 2⁻⁴⁰ must break the tie although f32 cannot hold it.
     #[test]

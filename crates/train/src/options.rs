@@ -24,6 +24,8 @@ pub struct Options {
     pub length: Length,
     /// Peak learning rate.
     pub lr: f64,
+    /// B's learning rate is this times `lr` (Hayou et al. 2024, "LoRA+"); 1 is plain LoRA. Embeddings' pairs keep `lr`.
+    pub lora_plus: f64,
     /// What follows the warm-up.
     pub schedule: Schedule,
     /// Steps over which the learning rate rises to its peak.
@@ -47,6 +49,7 @@ impl Default for Options {
             grad_accum: 1,
             length: Length::Steps(30),
             lr: 3e-3,
+            lora_plus: 1.0,
             schedule: Schedule::Constant,
             warmup: 0,
             weight_decay: 0.0,
@@ -72,6 +75,9 @@ impl Options {
         }
         if !(self.lr.is_finite() && self.lr > 0.0) {
             return Err(Error::option("--lr", format!("{} is not a positive number", self.lr)));
+        }
+        if !(self.lora_plus.is_finite() && self.lora_plus > 0.0) {
+            return Err(Error::option("--lora-plus", format!("{} is not a positive number", self.lora_plus)));
         }
         if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
             return Err(Error::option("--weight-decay", format!("{} is not a number ≥ 0", self.weight_decay)));
@@ -118,6 +124,7 @@ mod tests {
         assert_eq!(error(Options { batch: 0, ..default() }), "--batch: is 0; at least 1");
         assert_eq!(error(Options { length: Length::Epochs(0), ..default() }), "--epochs: is 0; at least 1");
         assert_eq!(error(Options { lr: f64::NAN, ..default() }), "--lr: NaN is not a positive number");
+        assert_eq!(error(Options { lora_plus: -1.0, ..default() }), "--lora-plus: -1 is not a positive number");
         assert_eq!(error(Options { clip: Some(0.0), ..default() }), "--clip: 0 is not a positive number");
     }
 }

@@ -4,11 +4,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use lowrank_core::Tensor;
-use lowrank_core::optim::{AdamW, AdamWOptions, Group};
+use lowrank_core::optim::{AdamW, AdamWOptions};
 use lowrank_lora::{Adapter, Host, attach};
 use lowrank_models::Llama;
 
 use crate::evaluate::evaluate_with;
+use crate::groups::groups;
 use crate::sampler::Sampler;
 use crate::{
     Batch, Dataset, Error, Evaluation, Example, Observer, Options, Plan, Result, StepRecord, Summary, When, check_ranks,
@@ -33,6 +34,36 @@ pub fn train(
     stop: &AtomicBool,
 ) -> Result<Summary> {
     let start = Instant::now();
+    check_run(model, adapter, data, options)?;
+    let device = model.device().clone();
+    device.set_seed(options.seed);
+    device.backend().reset_peak();
+    attach(model, adapter)?;
+    let plan = Plan::new(model, adapter, data, options);
+    observer.plan(&plan)?;
+
+    let stopped = || stop.load(Ordering::Relaxed);
+    let Some(before) = measure(model, data, options, observer, (When::Before, 0), &stopped)? else {
+        return Err(Error::Interrupted);
+    };
+
+    let mut run = Run::new(adapter, data, options, plan.steps)?;
+    while run.step < plan.steps && !stopped() {
+        run.step(model, observer)?;
+    }
+    run.report(observer)?;
+    if run.step == 0 {
+        return Err(Error::Interrupted);
+    }
+    let mut after = None;
+    if run.step == plan.steps {
+        after = measure(model, data, options, observer, (When::After, run.step), &stopped)?;
+    }
+    Ok(run.summary(&plan, before, after, device.stats().bytes_peak, start))
+}
+
+/// Everything about a run that can be refused before it starts.
+pub(crate) fn check_run(model: &Llama, adapter: &Adapter, data: &Dataset, options: &Options) -> Result<()> {
     options.check()?;
     if !options.allow_rank_above_min {
         check_ranks(adapter)?;
@@ -52,48 +83,11 @@ pub fn train(
             format!("{steps} steps of {} micro-batches are too many", options.grad_accum),
         ));
     }
-    let device = model.device().clone();
-    device.set_seed(options.seed);
-    device.backend().reset_peak();
-    attach(model, adapter)?;
-    let plan = Plan::new(model, adapter, data, options);
-    observer.plan(&plan)?;
-
-    let stopped = || stop.load(Ordering::Relaxed);
-    let Some(before) = measure(model, data, options, observer, (When::Before, 0), &stopped)? else {
-        return Err(Error::Interrupted);
-    };
-
-    let mut run = Run::new(model, adapter, data, options, plan.steps)?;
-    while run.step < plan.steps && !stopped() {
-        run.step(observer)?;
-    }
-    run.report(observer)?;
-    if run.step == 0 {
-        return Err(Error::Interrupted);
-    }
-    let (steps, tokens, train_seconds) = (run.step, run.tokens, run.seconds);
-    let mut after = None;
-    if steps == plan.steps {
-        after = measure(model, data, options, observer, (When::After, steps), &stopped)?;
-    }
-    Ok(Summary {
-        val_loss_before: before.loss,
-        val_loss_after: after.map(|e| e.loss),
-        trainable_params: plan.trainable,
-        total_params: plan.total,
-        seconds: start.elapsed().as_secs_f64(),
-        tokens_per_s: tokens as f64 / train_seconds.max(1e-9),
-        peak_bytes: device.stats().bytes_peak,
-        device: plan.device,
-        seed: options.seed,
-        steps,
-        interrupted: after.is_none(),
-    })
+    Ok(())
 }
 
 /// The held-out loss; `None` if the user stopped it.
-fn measure(
+pub(crate) fn measure(
     model: &Llama,
     data: &Dataset,
     options: &Options,
@@ -116,16 +110,15 @@ fn measure(
 }
 
 /// The state between two steps.
-struct Run<'a> {
-    model: &'a Llama,
+pub(crate) struct Run<'a> {
     data: &'a Dataset,
     options: &'a Options,
     optimiser: AdamW,
     sampler: Sampler,
     /// Steps altogether.
-    steps: usize,
+    pub(crate) steps: usize,
     /// Steps done.
-    step: usize,
+    pub(crate) step: usize,
     /// Micro-batches done: keys dropout.
     micro_step: u32,
     /// The last step's numbers, still on the device.
@@ -146,13 +139,11 @@ struct Pending {
 }
 
 impl<'a> Run<'a> {
-    fn new(model: &'a Llama, adapter: &Adapter, data: &'a Dataset, options: &'a Options, steps: usize) -> Result<Self> {
-        let group = Group { params: adapter.parameters(), lr: options.lr, weight_decay: options.weight_decay };
+    pub(crate) fn new(adapter: &Adapter, data: &'a Dataset, options: &'a Options, steps: usize) -> Result<Self> {
         Ok(Run {
-            model,
             data,
             options,
-            optimiser: AdamW::new(vec![group], AdamWOptions::default())?,
+            optimiser: AdamW::new(groups(adapter, options)?, AdamWOptions::default())?,
             sampler: Sampler::new(data.train.len(), options.seed),
             steps,
             step: 0,
@@ -163,10 +154,10 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// One optimiser step; tells of the one before.
-    fn step(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    /// One optimiser step of the adapter, which must be the attached one; tells of the one before.
+    pub(crate) fn step(&mut self, model: &Llama, observer: &mut dyn Observer) -> Result<()> {
         let start = Instant::now();
-        let (device, options) = (self.model.device(), self.options);
+        let (device, options) = (model.device(), self.options);
         let chosen = self.sampler.take(options.batch.saturating_mul(options.grad_accum));
         let examples: Vec<&Example> = chosen.iter().map(|&i| &self.data.train[i]).collect();
         let counted: usize = examples.iter().map(|e| e.counted()).sum();
@@ -177,7 +168,7 @@ impl<'a> Run<'a> {
             device.begin_step(self.micro_step)?;
             self.micro_step += 1;
             // The denominator is the whole step's, so the micro-batches' gradients simply add up.
-            let loss = self.model.loss(&batch.ids, &batch.targets, counted as f64)?;
+            let loss = model.loss(&batch.ids, &batch.targets, counted as f64)?;
             losses.push(loss.detach());
             loss.backward()?;
         }
@@ -196,7 +187,7 @@ impl<'a> Run<'a> {
     }
 
     /// Reads what the last step left on the device, and tells of it.
-    fn report(&mut self, observer: &mut dyn Observer) -> Result<()> {
+    pub(crate) fn report(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Some(Pending { step, losses, grad_norm, lr, tokens_per_s }) = self.pending.take() else { return Ok(()) };
         let mut loss = 0.0;
         for part in losses {
@@ -209,5 +200,29 @@ impl<'a> Run<'a> {
             }
         }
         observer.step(&StepRecord { step, loss, lr, grad_norm, tokens_per_s })
+    }
+
+    /// What there is to say at the end.
+    pub(crate) fn summary(
+        &self,
+        plan: &Plan,
+        before: Evaluation,
+        after: Option<Evaluation>,
+        peak_bytes: u64,
+        start: Instant,
+    ) -> Summary {
+        Summary {
+            val_loss_before: before.loss,
+            val_loss_after: after.map(|e| e.loss),
+            trainable_params: plan.trainable,
+            total_params: plan.total,
+            seconds: start.elapsed().as_secs_f64(),
+            tokens_per_s: self.tokens as f64 / self.seconds.max(1e-9),
+            peak_bytes,
+            device: plan.device.clone(),
+            seed: self.options.seed,
+            steps: self.step,
+            interrupted: after.is_none(),
+        }
     }
 }

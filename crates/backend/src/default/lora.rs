@@ -1,7 +1,7 @@
 //! The low-rank linear: y = x Wᵀ + s h Bᵀ with h = x̂ Aᵀ.
 
-use super::temp::Temp;
-use crate::{Backend, Gemm, In, Lora, Out, Result, Slot};
+use super::temp::{Temp, add_row};
+use crate::{Backend, Gemm, In, Linear, Lora, Map, Out, Result, Slot};
 
 fn expect(name: &'static str, op: &Lora<'_>) -> Result<()> {
     op.a.expect(name, "a", op.r * op.base.k)?;
@@ -28,11 +28,16 @@ pub(crate) fn lora_forward<B: Backend + ?Sized>(
     expect(OP, op)?;
     x.expect(OP, "x", m * k)?;
     h.expect(OP, "h", m * r)?;
-    b.linear_forward(&op.base, x, y.reborrow())?;
+    b.linear_forward(&Linear { bias: None, ..op.base }, x, y.reborrow())?;
     let dropped = dropped(b, op, x)?;
     let xd = dropped.as_ref().map_or(x, Temp::view);
     b.gemm(&Gemm::nt(m, r, k).precision(precision), xd, op.a, h.reborrow().set())?;
-    b.gemm(&Gemm::nt(m, n, r).alpha(op.scale).precision(precision), h.as_in(), op.b, y.add())
+    // In this order a row has the same bits among rows of other adapters (`lora_linear_multi`): s on h, the bias last.
+    let scaled = h.as_in().map(b, Map::Affine(op.scale, 0.0))?;
+    b.gemm(&Gemm::nt(m, n, r).precision(precision), scaled.view(), op.b, y.reborrow().add())?;
+    let Some(bias) = op.base.bias else { return Ok(()) };
+    bias.expect(OP, "bias", n)?;
+    add_row(b, m, bias, y)
 }
 
 #[allow(clippy::too_many_arguments)]

@@ -13,7 +13,25 @@ pub fn run() -> Result<()> {
             Err(e) => say(&format!("not here: {e}")),
         }
     }
+    #[cfg(feature = "wgpu")]
+    adapters();
     Ok(())
+}
+
+/// Every GPU that wgpu finds, with what limits it.
+#[cfg(feature = "wgpu")]
+fn adapters() {
+    for a in lowrank_core::wgpu_adapters() {
+        let (mebi, kibi) = (|bytes: u64| bytes >> 20, a.workgroup_memory >> 10);
+        let (least, most) = a.subgroups;
+        say(&format!("  {a}: driver {}", a.driver));
+        say(&format!(
+            "    binding {} MiB, buffer {} MiB, workgroup memory {kibi} KiB, workgroup {} invocations, subgroup {least} to {most}",
+            mebi(a.max_binding),
+            mebi(a.max_buffer),
+            a.workgroup_size
+        ));
+    }
 }
 
 fn describe(device: &Device) -> String {

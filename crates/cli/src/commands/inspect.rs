@@ -106,7 +106,12 @@ fn adapter(dir: &Path, device: &Device) -> Result<()> {
 }
 
 fn kind(config: &LoraConfig) -> &'static str {
-    if config.use_rslora { "LoRA with α/√r (rsLoRA)" } else { "LoRA with α/r" }
+    match (config.use_dora, config.use_rslora) {
+        (false, false) => "LoRA with α/r",
+        (false, true) => "LoRA with α/√r (rsLoRA)",
+        (true, false) => "DoRA with α/r",
+        (true, true) => "DoRA with α/√r (rsLoRA)",
+    }
 }
 
 /// Module and part of a key in PEFT's file.

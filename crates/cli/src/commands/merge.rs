@@ -3,12 +3,12 @@
 use std::path::PathBuf;
 
 use lowrank_core::{DType, Tensor, no_grad};
-use lowrank_lora::{Host, attach, files, peft, write_tensors};
+use lowrank_lora::{Host, MergeReport, Rounding, attach, files, merge_with, write_tensors};
 use lowrank_models::Llama;
 use lowrank_train::OutDir;
 use serde_json::Value;
 
-use crate::args::DeviceArgs;
+use crate::args::{DeviceArgs, read_adapter};
 use crate::base::Base;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
@@ -36,6 +36,12 @@ pub struct Args {
     /// dtype of the written weights: f32, bf16 or f16 [default: as the base model stores them]
     #[arg(long, value_name = "T", help_heading = "Model", value_parser = storage)]
     dtype: Option<DType>,
+    /// Round each merged weight up or down by chance, so that small updates survive on average
+    #[arg(long, value_name = "SEED", help_heading = "Model")]
+    stochastic_rounding: Option<u64>,
+    /// Warn if a larger share of the update than this is lost to rounding
+    #[arg(long, value_name = "X", default_value_t = 0.1, help_heading = "Model")]
+    warn_above: f64,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -52,7 +58,7 @@ pub fn run(args: &Args) -> Result<()> {
     };
     // Loaded in the dtype to write, so that merging rounds once.
     let mut model = base.load(&device, Some(dtype))?;
-    let adapter = peft::load(&args.adapter, &model)?;
+    let adapter = read_adapter(&args.adapter, &model)?;
     attach(&mut model, &adapter)?;
     let was_tied = model.is_tied();
 
@@ -60,7 +66,8 @@ pub fn run(args: &Args) -> Result<()> {
     let mut probe = tokenizer.encode(PROBE, true)?;
     probe.truncate(model.config().max_position_embeddings);
     let apart = logits(&model, &probe)?;
-    lowrank_lora::merge(&mut model)?;
+    let rounding = args.stochastic_rounding.map_or(Rounding::Nearest, Rounding::Stochastic);
+    let report = merge_with(&mut model, rounding)?;
     let merged = logits(&model, &probe)?;
 
     let state = model.state();
@@ -96,9 +103,30 @@ pub fn run(args: &Args) -> Result<()> {
          tokens",
         probe.len()
     ));
+    loss(&report, dtype, args.warn_above);
     let out = quote_path(&args.out);
     say(&format!("\nnext:\n  {} generate --model {out} --prompt \"To be, or not to be\"", program()));
     Ok(())
+}
+
+/// What rounding took of the update.
+fn loss(report: &MergeReport, dtype: DType, warn_above: f64) {
+    let percent = |x: f64| format!("{:.2} %", 100.0 * x);
+    let Some(worst) = report.worst() else { return };
+    say(&format!(
+        "rounding to {dtype}: {} of the entries did not change, {} of the update was lost (most in {}: {})",
+        percent(report.unchanged()),
+        percent(report.lost()),
+        worst.layer,
+        percent(worst.share_lost())
+    ));
+    if report.lost() > warn_above {
+        say(&format!(
+            "warning: more than {} of the update is lost; keep the adapter apart, merge with --dtype f32, or try \
+             --stochastic-rounding 0",
+            percent(warn_above)
+        ));
+    }
 }
 
 /// All logits of a sequence.

@@ -2,20 +2,20 @@
 
 mod args;
 mod init;
+mod prepare;
 mod sample;
 
 use std::path::PathBuf;
-use std::time::Instant;
 
-use lowrank_lora::{Host, Init};
+use lowrank_lora::Host;
 use lowrank_models::Tokenizer;
-use lowrank_train::{Error, OutDir, Recorder, Summary, check_ranks, save, start_adapter, train};
+use lowrank_train::{Error, OutDir, Recorder, Summary, save, train};
 
 pub use args::Args;
 use init::{SaveAs, describe_init, describe_loss};
+pub use prepare::{Prepared, prepare};
 use sample::{prompt, sample};
 
-use crate::args::load;
 use crate::failure::{Failure, Result};
 use crate::interrupt;
 use crate::show::{block, bytes, program, quote, quote_path, thousands};
@@ -27,36 +27,17 @@ pub fn run(args: &Args) -> Result<()> {
     options.check()?;
     let config = args.config();
     config.validate()?;
+    if args.save_as != SaveAs::Plain && !config.init.splits() {
+        return Err(Failure::new("--save-as: is for inits that split the base: pissa, olora, lora-ga"));
+    }
     let device = args.device.open()?;
     let out = OutDir::reserve(&args.out)?;
     interrupt::install(out.path(), true)?;
 
-    let source = args.data.read()?;
-    let (base, mut model, tokenizer) = load(&args.model, None, &device)?;
-    let data = args.data.examples(&source, (&model, &tokenizer), options.seed, false)?;
-    if args.save_as != SaveAs::Plain && !matches!(config.init, Init::Pissa { .. } | Init::Olora | Init::LoraGa(_)) {
-        return Err(Failure::new("--save-as: is for inits that split the base: pissa, olora, lora-ga"));
-    }
-    let begun = Instant::now();
-    let (adapter, report) =
-        start_adapter(&mut model, config, &data, options.seed, &interrupt::STOP).map_err(stopped)?;
-    let init_seconds = begun.elapsed().as_secs_f64();
-    if !options.allow_rank_above_min {
-        check_ranks(&adapter)?;
-    }
-
-    let head = vec![
-        (
-            "model",
-            format!("{} ({}, {} parameters)", base.name(), model.model_type(), thousands(model.parameter_count())),
-        ),
-        ("data", source.file.clone()),
-        ("adapter", args.describe()),
-        ("device", args.device.label(&device)),
-        ("batch", args.describe_batch()),
-    ];
-    let mut terminal = Terminal::new(args.quiet, head);
-    if let Some(report) = &report {
+    let prepared = prepare(args, &device)?;
+    let mut terminal = Terminal::new(args.quiet, prepared.head(args, &device));
+    let Prepared { base, mut model, tokenizer, data, adapter, init, init_seconds, .. } = prepared;
+    if let Some(report) = &init {
         for line in describe_init(report, init_seconds) {
             terminal.say(&line);
         }
@@ -103,7 +84,7 @@ pub fn run(args: &Args) -> Result<()> {
 }
 
 /// An error, or the user's wish.
-fn stopped(e: Error) -> Failure {
+pub fn stopped(e: Error) -> Failure {
     match e {
         Error::Interrupted => Failure::interrupted(Some(e.to_string())),
         other => other.into(),

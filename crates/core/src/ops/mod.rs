@@ -45,10 +45,12 @@ mod softmax;
 
 // Products.
 mod attention;
+mod dora_linear;
 mod embedding;
 mod linear;
 mod lora_embedding;
 mod lora_linear;
+mod lora_linear_multi;
 mod matmul;
 mod rope;
 
@@ -59,4 +61,5 @@ mod tap;
 mod ids;
 mod rows;
 
+pub use lora_linear_multi::RowAdapter;
 pub use rope::{Llama3Scaling, RopeTables};

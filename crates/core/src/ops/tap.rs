@@ -17,7 +17,9 @@ impl Tensor {
     }
 }
 
-struct Tap(Box<dyn Fn(&Tensor) -> Result<()> + Send + Sync>);
+type Listener = dyn Fn(&Tensor) -> Result<()> + Send + Sync;
+
+struct Tap(Box<Listener>);
 
 impl Rule for Tap {
     fn name(&self) -> &'static str {

@@ -71,45 +71,47 @@ fn rounding_stays_small() {
 /// A row gives the same bits alone (above the decode path) and in any batch; so does its dx.
 #[test]
 fn rows_do_not_depend_on_the_batch() {
-    let cpu = Cpu::new();
-    let (n, k, r) = (200, 600, 5);
-    let run = |rows: std::ops::Range<usize>| {
-        let m = rows.len();
-        let (w, a, bb) = (put(&cpu, &random(1, n * k)), put(&cpu, &random(2, r * k)), put(&cpu, &random(3, n * r)));
-        let x = put(&cpu, &random(4, 200 * k)[rows.start * k..rows.end * k]);
-        let gy = put(&cpu, &random(5, 200 * n)[rows.start * n..rows.end * n]);
-        let words = put(&cpu, &scalars());
-        let base = Linear { m, n, k, w: Weight::Dense(w.view()), bias: None, precision: Precision::Full };
-        let op = Lora { base, r, scale: 0.3, a: a.view(), b: bb.view(), dropout: None, scalars: words.view() };
-        let (mut y, mut h, mut dx) = (empty(&cpu, m * n), empty(&cpu, m * r), empty(&cpu, m * k));
-        cpu.lora_forward(&op, x.view(), y.out(), h.out()).unwrap();
-        cpu.lora_backward(&op, x.view(), h.view(), gy.view(), Some(dx.set()), None, None).unwrap();
-        [(y, n), (h, r), (dx, k)].map(|(t, cols)| (bits(&t.f32()), cols))
-    };
-    let all = run(0..200);
-    for rows in [0..17, 60..77, 183..200, 50..179] {
-        for ((part, cols), (all, _)) in run(rows.clone()).iter().zip(&all) {
-            assert!(part[..] == all[rows.start * cols..rows.end * cols], "{rows:?}");
+    on_every_path(|cpu| {
+        let (n, k, r) = (200, 600, 5);
+        let run = |rows: std::ops::Range<usize>| {
+            let m = rows.len();
+            let (w, a, bb) = (put(&cpu, &random(1, n * k)), put(&cpu, &random(2, r * k)), put(&cpu, &random(3, n * r)));
+            let x = put(&cpu, &random(4, 200 * k)[rows.start * k..rows.end * k]);
+            let gy = put(&cpu, &random(5, 200 * n)[rows.start * n..rows.end * n]);
+            let words = put(&cpu, &scalars());
+            let base = Linear { m, n, k, w: Weight::Dense(w.view()), bias: None, precision: Precision::Full };
+            let op = Lora { base, r, scale: 0.3, a: a.view(), b: bb.view(), dropout: None, scalars: words.view() };
+            let (mut y, mut h, mut dx) = (empty(&cpu, m * n), empty(&cpu, m * r), empty(&cpu, m * k));
+            cpu.lora_forward(&op, x.view(), y.out(), h.out()).unwrap();
+            cpu.lora_backward(&op, x.view(), h.view(), gy.view(), Some(dx.set()), None, None).unwrap();
+            [(y, n), (h, r), (dx, k)].map(|(t, cols)| (bits(&t.f32()), cols))
+        };
+        let all = run(0..200);
+        for rows in [0..17, 60..77, 183..200, 50..179] {
+            for ((part, cols), (all, _)) in run(rows.clone()).iter().zip(&all) {
+                assert!(part[..] == all[rows.start * cols..rows.end * cols], "{rows:?}");
+            }
         }
-    }
+    });
 }
 
 #[test]
 fn only_what_is_wanted_is_computed_and_temporaries_are_small() {
-    let cpu = Cpu::new();
-    let (m, n, k, r) = (64, 300, 200, 4);
-    let (w, a, bb) = (put(&cpu, &random(1, n * k)), put(&cpu, &random(2, r * k)), put(&cpu, &random(3, n * r)));
-    let (x, gy, words) = (put(&cpu, &random(4, m * k)), put(&cpu, &random(5, m * n)), put(&cpu, &scalars()));
-    let base = Linear { m, n, k, w: Weight::Dense(w.view()), bias: None, precision: Precision::Full };
-    let dropout = Some(Dropout { p: 0.5, seed: 1, stream: 0 });
-    let op = Lora { base, r, scale: 2.0, a: a.view(), b: bb.view(), dropout, scalars: words.view() };
-    let (mut y, mut h, mut dx) = (empty(&cpu, m * n), empty(&cpu, m * r), empty(&cpu, m * k));
-    cpu.reset_peak();
-    let live = cpu.stats().bytes_live;
-    cpu.lora_forward(&op, x.view(), y.out(), h.out()).unwrap();
-    cpu.lora_backward(&op, x.view(), h.view(), gy.view(), Some(dx.set()), None, None).unwrap();
-    assert!(cpu.stats().bytes_peak <= live + (m * r * 4) as u64);
-    cpu.lora_backward(&op, x.view(), h.view(), gy.view(), None, None, None).unwrap();
+    on_every_path(|cpu| {
+        let (m, n, k, r) = (64, 300, 200, 4);
+        let (w, a, bb) = (put(&cpu, &random(1, n * k)), put(&cpu, &random(2, r * k)), put(&cpu, &random(3, n * r)));
+        let (x, gy, words) = (put(&cpu, &random(4, m * k)), put(&cpu, &random(5, m * n)), put(&cpu, &scalars()));
+        let base = Linear { m, n, k, w: Weight::Dense(w.view()), bias: None, precision: Precision::Full };
+        let dropout = Some(Dropout { p: 0.5, seed: 1, stream: 0 });
+        let op = Lora { base, r, scale: 2.0, a: a.view(), b: bb.view(), dropout, scalars: words.view() };
+        let (mut y, mut h, mut dx) = (empty(&cpu, m * n), empty(&cpu, m * r), empty(&cpu, m * k));
+        cpu.reset_peak();
+        let live = cpu.stats().bytes_live;
+        cpu.lora_forward(&op, x.view(), y.out(), h.out()).unwrap();
+        cpu.lora_backward(&op, x.view(), h.view(), gy.view(), Some(dx.set()), None, None).unwrap();
+        assert!(cpu.stats().bytes_peak <= live + (m * r * 4) as u64);
+        cpu.lora_backward(&op, x.view(), h.view(), gy.view(), None, None, None).unwrap();
+    });
 }
 
 #[test]
@@ -162,22 +164,23 @@ fn the_embedding() {
 
 #[test]
 fn an_id_outside_is_named() {
-    let cpu = Cpu::new();
-    let (w, a, b) = (put(&cpu, &[0.0f32; 6]), put(&cpu, &[0.0f32; 3]), put(&cpu, &[0.0f32; 2]));
-    let ids = put(&cpu, &[0u32, IGNORE]);
-    let op = LoraEmbedding {
-        vocab: 3,
-        dim: 2,
-        count: 2,
-        r: 1,
-        scale: 1.0,
-        w: w.view(),
-        a: a.view(),
-        b: b.view(),
-        ids: ids.view(),
-        precision: Precision::Full,
-    };
-    let (mut y, mut h) = (empty(&cpu, 4), empty(&cpu, 2));
-    let error = cpu.lora_embedding_forward(&op, y.out(), h.out()).unwrap_err();
-    assert!(matches!(&error, Error::Invalid { detail, .. } if detail.contains("ids[1] is 4294967295")), "{error}");
+    on_every_path(|cpu| {
+        let (w, a, b) = (put(&cpu, &[0.0f32; 6]), put(&cpu, &[0.0f32; 3]), put(&cpu, &[0.0f32; 2]));
+        let ids = put(&cpu, &[0u32, IGNORE]);
+        let op = LoraEmbedding {
+            vocab: 3,
+            dim: 2,
+            count: 2,
+            r: 1,
+            scale: 1.0,
+            w: w.view(),
+            a: a.view(),
+            b: b.view(),
+            ids: ids.view(),
+            precision: Precision::Full,
+        };
+        let (mut y, mut h) = (empty(&cpu, 4), empty(&cpu, 2));
+        let error = cpu.lora_embedding_forward(&op, y.out(), h.out()).unwrap_err();
+        assert!(matches!(&error, Error::Invalid { detail, .. } if detail.contains("ids[1] is 4294967295")), "{error}");
+    });
 }

@@ -6,6 +6,7 @@ mod fused;
 mod gemm;
 mod lora;
 mod moves;
+mod paths;
 mod stats;
 
 use std::pin::pin;
@@ -15,7 +16,7 @@ use lowrank_backend::philox::Rng;
 use lowrank_backend::{Backend, Buffer, DType, Element, In, Out, Reference, Scalars, Slot};
 use rayon::ThreadPoolBuilder;
 
-use crate::Cpu;
+use crate::{Cpu, Path};
 
 /// A tensor on one backend.
 struct T<'b> {
@@ -99,18 +100,34 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
-/// What `f` gives on the CPU must equal what it gives on the reference, and be the same bits for 1, 2 and 3 threads.
+/// Runs `f` with every path of products that this processor has; names the others.
+fn on_every_path(f: impl Fn(Cpu)) {
+    for path in Path::ALL {
+        match Cpu::with_path(path) {
+            Ok(cpu) => f(cpu),
+            Err(error) => println!("skipped: {error}"),
+        }
+    }
+}
+
+/// What `f` gives on every path must equal what it gives on the reference, and be the same bits for 1, 2, 3 and 8 threads.
 #[track_caller]
 fn against_reference(what: &str, tolerance: f32, f: impl Fn(&dyn Backend) -> Vec<Vec<f32>> + Sync) {
     let want = f(&Reference::new());
-    let run = |threads| ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| f(&Cpu::new()));
-    let got = run(1);
-    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
-        assert_close(&format!("{what}, output {i}"), got, want, tolerance);
-    }
-    for threads in [2, 3] {
-        let again = run(threads);
-        assert!(got.iter().zip(&again).all(|(a, b)| bits(a) == bits(b)), "{what}: {threads} threads differ");
+    for path in Path::ALL.into_iter().filter(|path| path.available()) {
+        let run = |threads| {
+            let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            pool.install(|| f(&Cpu::with_path(path).unwrap()))
+        };
+        let got = run(1);
+        for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+            assert_close(&format!("{what} on {path}, output {i}"), got, want, tolerance);
+        }
+        for threads in [2, 3, 8] {
+            let again = run(threads);
+            let same = got.iter().zip(&again).all(|(a, b)| bits(a) == bits(b));
+            assert!(same, "{what} on {path}: {threads} threads differ");
+        }
     }
 }
 

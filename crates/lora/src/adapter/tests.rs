@@ -111,3 +111,52 @@ fn bad_names_and_settings() {
     let a = Adapter::create(&host, "x", both, 0).unwrap();
     assert!(a.parameters().iter().all(|(_, t)| t.to_f64().unwrap().iter().all(|&x| x == 0.0)));
 }
+
+/// m = ‖W + sBA‖ of every row, so the adapted layer starts as the low-rank one, bias outside of the scaling.
+#[test]
+fn dora_starts_as_the_low_rank_layer() {
+    let mut host = Tiny::new(DType::F32);
+    let x = Tensor::from_slice(&[0.5f32, -1.0, 2.0, 0.25, 1.5, -3.0], &[1, DIM], host.device()).unwrap();
+    let mut outs = Vec::new();
+    for use_dora in [false, true] {
+        let c = LoraConfig { use_dora, init: Init::BothRandom, ..config("v_proj") };
+        let a = Adapter::create(&host, "x", c, 2).unwrap();
+        crate::attach(&mut host, &a).unwrap();
+        outs.push(lowrank_core::no_grad(|| host.v(1).forward(&x)).unwrap().to_f64().unwrap());
+        assert_eq!(
+            a.parameters().iter().filter(|(k, _)| k.ends_with("lora_magnitude_vector")).count(),
+            2 * usize::from(use_dora)
+        );
+        if use_dora {
+            let pair = &a.layers["model.layers.1.self_attn.v_proj"];
+            let (w, ma, mb) =
+                (host.v(1).weight().to_f64().unwrap(), pair.a.to_f64().unwrap(), pair.b.to_f64().unwrap());
+            for (i, m) in pair.magnitude.as_ref().unwrap().to_f64().unwrap().into_iter().enumerate() {
+                let row = |j: usize| {
+                    w[i * DIM + j] + pair.scale * (0..2).map(|p| mb[i * 2 + p] * ma[p * DIM + j]).sum::<f64>()
+                };
+                let norm = (0..DIM).map(|j| row(j).powi(2)).sum::<f64>().sqrt();
+                assert!((m - norm).abs() < 1e-6 * norm, "{m} {norm}");
+            }
+        }
+    }
+    for (dora, plain) in outs[1].iter().zip(&outs[0]) {
+        assert!((dora - plain).abs() < 1e-5 * plain.abs().max(1.0), "{dora} {plain}");
+    }
+    let e = Adapter::create(&host, "x", LoraConfig { use_dora: true, ..config("embed_tokens") }, 0).unwrap_err();
+    assert!(e.to_string().starts_with("use_dora: `model.embed_tokens` is an embedding"), "{e}");
+    host.blocks[0][0].weight.set(&[0.0f32; DIM * DIM]).unwrap();
+    let e = Adapter::create(&host, "x", LoraConfig { use_dora: true, ..config("q_proj") }, 0).unwrap_err().to_string();
+    assert!(e.starts_with("use_dora: `model.layers.0.self_attn.q_proj`: row 0"), "{e}");
+}
+
+/// LoRA-FA: A is no parameter, but it is in the file.
+#[test]
+fn a_frozen_a_is_saved_but_not_trained() {
+    let host = Tiny::new(DType::F32);
+    let a = Adapter::create(&host, "x", LoraConfig { freeze_a: true, ..config("q_proj") }, 0).unwrap();
+    assert!(a.parameters().iter().all(|(k, _)| k.contains("lora_B")) && a.parameters().len() == 2);
+    assert_eq!(a.tensors().len(), 4);
+    let e = Adapter::create(&host, "x", LoraConfig { freeze_a: true, ..config("embed_tokens") }, 0).unwrap_err();
+    assert!(e.to_string().starts_with("freeze_a: `model.embed_tokens`: A starts at zero"), "{e}");
+}

@@ -61,6 +61,11 @@ pub(crate) fn start(init: &Init, layer: &str, seed: u64, sizes: &Sizes, scale: f
     Ok(Pair { a, b, offset: false })
 }
 
+/// A and B of a layer as the default init draws them.
+pub(crate) fn draw_default(layer: &str, seed: u64, sizes: &Sizes) -> (Vec<f64>, Vec<f64>) {
+    default::draw(&mut Rng::new(seed, fnv1a(layer)), sizes)
+}
+
 /// Inits that are made of a weight matrix, its gradient or its inputs have no meaning for a table.
 fn linear_only(init: &Init, sizes: &Sizes) -> Result<()> {
     match init {

@@ -132,6 +132,11 @@ impl Default for Estimator {
 const NAMES: &str = "default, gaussian, orthogonal, pissa, olora, eva, lora-ga, both-zero, both-random";
 
 impl Init {
+    /// Whether it takes its start off the base: PiSSA, OLoRA, LoRA-GA.
+    pub fn splits(&self) -> bool {
+        matches!(self, Init::Pissa { .. } | Init::Olora | Init::LoraGa(_))
+    }
+
     /// Whether it looks at the model's gradients or activations.
     pub fn needs_data(&self) -> bool {
         matches!(self, Init::Eva { .. } | Init::LoraGa(_))

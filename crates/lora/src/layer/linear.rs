@@ -1,6 +1,8 @@
 //! `y = x Wᵀ + bias`, with or without a low-rank branch.
 
-use lowrank_core::Tensor;
+use std::sync::{Mutex, PoisonError};
+
+use lowrank_core::{DType, Tensor};
 
 use super::probe::listen;
 use super::{LowRank, Slot};
@@ -12,15 +14,18 @@ pub struct Linear {
     pub(crate) weight: Tensor,
     pub(crate) bias: Option<Tensor>,
     pub(crate) slot: Slot,
+    /// Squared norms of the rows of the weight with this id, for DoRA.
+    squares: Mutex<Option<(u64, Tensor)>>,
 }
 
 impl Linear {
     /// A layer of weight `[n,k]` (any float storage) and bias `[n]`; `name` is its full name in the model.
     pub fn new(name: impl Into<String>, weight: Tensor, bias: Option<Tensor>) -> Self {
-        Linear { name: name.into(), weight, bias, slot: Slot::default() }
+        Linear { name: name.into(), weight, bias, slot: Slot::default(), squares: Mutex::new(None) }
     }
 
-    /// x `[…, k]` → `[…, n]`: `x Wᵀ + bias`, and `s (dropout(x) Aᵀ) Bᵀ` if an adapter is active here.
+    /// x `[…, k]` → `[…, n]`: `x Wᵀ + bias`, and `s (dropout(x) Aᵀ) Bᵀ` if an adapter is active here, rows rescaled to
+    /// their magnitudes if it is DoRA's.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if let Some(probe) = &self.slot.probe {
             probe.input(x)?;
@@ -28,12 +33,28 @@ impl Linear {
         let (w, bias) = (self.weight(), self.bias());
         let y = match self.lora() {
             None => x.linear(w, bias)?,
-            Some(l) => l.forward(x, w, bias)?,
+            Some(l @ LowRank { magnitude: None, .. }) => l.forward(x, w, bias)?,
+            Some(l @ LowRank { magnitude: Some(m), .. }) => {
+                x.dora_linear(w, &self.squares(m.dtype())?, bias, &l.a, &l.b, m, l.scale, l.active_dropout())?
+            }
         };
         Ok(match &self.slot.probe {
             None => y,
             Some(probe) => listen(probe, x, y),
         })
+    }
+
+    /// `‖wᵢ‖²` of the weight in use: computed when it is first asked for, as a frozen weight does not change.
+    fn squares(&self, dtype: DType) -> Result<Tensor> {
+        let mut known = self.squares.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*known {
+            Some((id, squares)) if *id == self.weight().id() && squares.dtype() == dtype => Ok(squares.clone()),
+            _ => {
+                let squares = self.weight().row_squares(dtype)?;
+                *known = Some((self.weight().id(), squares.clone()));
+                Ok(squares)
+            }
+        }
     }
 
     /// Full name in the model.

@@ -23,6 +23,8 @@ pub struct LowRank {
     pub a: Tensor,
     /// Linear: `[out, r]`. Embedding: `[dim, r]`.
     pub b: Tensor,
+    /// DoRA's m `[out]`, one for every row of the weight; linear layers only.
+    pub magnitude: Option<Tensor>,
     /// s: α/r, or α/√r with rsLoRA.
     pub scale: f64,
     /// Probability of dropout on the branch's input, while gradients are recorded. An embedding has none.

@@ -124,3 +124,41 @@ fn wrong_states() {
     assert!(e.starts_with("merge: model.layers.0.self_attn.q_proj: element ") && e.ends_with("inf in f32"), "{e}");
     assert!(!host.q(0).is_merged() && !host.q(1).is_merged());
 }
+
+/// Entries of W that are 1, and updates below, at and above half of bf16's last place there.
+#[test]
+fn the_loss_of_rounding_is_counted() {
+    let ulp = 2f64.powi(-7);
+    let merged = |step: f64, rounding: Rounding| {
+        let (mut host, a) = adapted(DType::BF16, "v_proj");
+        for block in &host.blocks {
+            block[1].weight.set(&[bf16::from_f32(1.0); 4 * DIM]).unwrap();
+        }
+        for pair in a.layers.values() {
+            let (la, lb) = (pair.a.len(), pair.b.len());
+            pair.a.set(&[[1.0f32; DIM].to_vec(), vec![0.0; la - DIM]].concat()).unwrap();
+            let b: Vec<f32> =
+                (0..lb).map(|i| if i % 3 == 0 { (step * ulp / pair.scale) as f32 } else { 0.0 }).collect();
+            pair.b.set(&b).unwrap();
+        }
+        let report = merge_with(&mut host, rounding).unwrap();
+        (report, host.v(0).weight().to_f64().unwrap())
+    };
+    let (report, _) = merged(0.25, Rounding::Nearest);
+    assert_eq!((report.unchanged(), report.lost()), (1.0, 1.0));
+    assert_eq!(report.layers.len(), 2);
+    let (report, w) = merged(0.75, Rounding::Nearest);
+    assert_eq!((report.unchanged(), w[0]), (0.0, 1.0 + ulp));
+    assert!((report.lost() - 1.0 / 3.0).abs() < 1e-5, "{}", report.lost());
+    assert_eq!(merged(1.0, Rounding::Nearest).0.worst().unwrap().share_lost().round(), 0.0);
+    // By chance: a quarter of the entries moves up, and the same ones again.
+    let (mut up, runs) = (0, 200);
+    for seed in 0..runs {
+        let (_, w) = merged(0.25, Rounding::Stochastic(seed));
+        assert!(w.iter().all(|&x| x == 1.0 || x == 1.0 + ulp));
+        up += w.iter().filter(|&&x| x > 1.0).count();
+    }
+    let share = up as f64 / (runs as usize * 4 * DIM) as f64;
+    assert!((share - 0.25).abs() < 0.03, "{share}");
+    assert_eq!(merged(0.25, Rounding::Stochastic(3)).1, merged(0.25, Rounding::Stochastic(3)).1);
+}

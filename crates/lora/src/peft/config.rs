@@ -15,8 +15,7 @@ pub(super) struct Parsed {
 }
 
 /// Features that change what an adapter computes or trains, and that do not exist here.
-const UNSUPPORTED: [&str; 15] = [
-    "use_dora",
+const UNSUPPORTED: [&str; 14] = [
     "use_qalora",
     "use_bdlora",
     "lora_bias",
@@ -54,9 +53,7 @@ fn parse_map(map: Map<String, Value>) -> Result<Parsed> {
         Some(other) => return Err(Error::config("peft_type", format!("{other} is not supported yet; LORA is"))),
     }
     refuse_unsupported(&fields.0)?;
-    for name in ["use_dora", "fan_in_fan_out"] {
-        fields.take(name);
-    }
+    fields.take("fan_in_fan_out");
     let (rank_pattern, rank_order) = fields.pattern("rank_pattern", Fields::whole)?;
     let (alpha_pattern, alpha_order) = fields.pattern("alpha_pattern", Fields::number)?;
     let config = LoraConfig {
@@ -64,6 +61,8 @@ fn parse_map(map: Map<String, Value>) -> Result<Parsed> {
         alpha: fields.optional("lora_alpha", Fields::number)?.unwrap_or(8.0),
         dropout: fields.optional("lora_dropout", Fields::number)?.unwrap_or(0.0),
         use_rslora: fields.optional("use_rslora", Fields::truth)?.unwrap_or(false),
+        use_dora: fields.optional("use_dora", Fields::truth)?.unwrap_or(false),
+        freeze_a: false,
         targets: fields
             .optional("target_modules", targets)?
             .ok_or_else(|| Error::config("target_modules", "is missing; name the modules, or all-linear"))?,
@@ -95,7 +94,7 @@ fn refuse_unsupported(map: &Map<String, Value>) -> Result<()> {
         if UNSUPPORTED.contains(&key.as_str()) {
             return Err(Error::adapter(format!("{key} is not supported yet")));
         }
-        let switch = key.starts_with("use_") && key != "use_rslora";
+        let switch = key.starts_with("use_") && !["use_rslora", "use_dora"].contains(&key.as_str());
         let settings = key.ends_with("_config") && value.is_object() && !HARMLESS.contains(&key.as_str());
         if switch || settings {
             return Err(Error::adapter(format!("{key} is not known and may change the result; it is not supported")));
@@ -172,7 +171,7 @@ pub(super) fn render(config: &LoraConfig, base: Option<&str>) -> Result<String> 
     put("lora_dropout", json!(config.dropout));
     put("bias", json!(config.bias.to_string()));
     put("use_rslora", json!(config.use_rslora));
-    put("use_dora", json!(false));
+    put("use_dora", json!(config.use_dora));
     put("fan_in_fan_out", json!(config.fan_in_fan_out));
     put("init_lora_weights", if config.init == Init::Gaussian { json!("gaussian") } else { json!(true) });
     put("rank_pattern", json!(config.rank_pattern));

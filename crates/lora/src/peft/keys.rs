@@ -22,6 +22,11 @@ pub(crate) fn b(module: &str, kind: Kind) -> String {
     }
 }
 
+/// Key of DoRA's magnitude. PEFT's parameter has `.weight` behind it, its file has not.
+pub(crate) fn magnitude(module: &str) -> String {
+    format!("{PREFIX}{module}.lora_magnitude_vector")
+}
+
 /// Key of a parameter as the model names it.
 pub(crate) fn plain(parameter: &str) -> String {
     format!("{PREFIX}{parameter}")
@@ -39,6 +44,7 @@ pub(crate) enum Part {
     B,
     EmbeddingA,
     EmbeddingB,
+    Magnitude,
     /// The module's weight: a whole copy, or the base's under a pair.
     Weight,
     /// The module's bias, likewise.
@@ -72,7 +78,7 @@ pub(crate) fn parse(key: &str) -> Result<(String, Part), String> {
             ("lora_B", ["weight"] | [_, "weight"]) => Part::B,
             ("lora_embedding_A", [] | [_]) => Part::EmbeddingA,
             ("lora_embedding_B", [] | [_]) => Part::EmbeddingB,
-            ("lora_magnitude_vector", _) => return Err("use_dora is not supported yet".to_string()),
+            ("lora_magnitude_vector", [] | ["weight"] | [_] | [_, "weight"]) => Part::Magnitude,
             ("lora_A" | "lora_B", [.., "bias"]) => return Err("lora_bias is not supported yet".to_string()),
             (other, _) => return Err(format!("`{other}` is not understood")),
         };
@@ -103,6 +109,9 @@ mod tests {
             ("m.q.lora_B.default.weight", "m.q", Part::B),
             ("e.lora_embedding_A", "e", Part::EmbeddingA),
             ("e.lora_embedding_B.default", "e", Part::EmbeddingB),
+            ("m.q.lora_magnitude_vector", "m.q", Part::Magnitude),
+            ("m.q.lora_magnitude_vector.weight", "m.q", Part::Magnitude),
+            ("m.q.lora_magnitude_vector.default.weight", "m.q", Part::Magnitude),
             ("e.base_layer.weight", "e", Part::Weight),
             ("m.q.base_layer.bias", "m.q", Part::Bias),
             ("m.n.bias", "m.n", Part::Bias),
@@ -114,7 +123,6 @@ mod tests {
             assert_eq!(parse(&plain(key)), Ok((module.to_string(), part)), "{key}");
         }
         for (key, why) in [
-            ("base_model.model.q.lora_magnitude_vector", "use_dora is not supported yet"),
             ("base_model.model.q.lora_B.bias", "lora_bias is not supported yet"),
             ("base_model.model.q.lora_C.weight", "`lora_C` is not understood"),
             ("base_model.model.q", "is not understood"),
@@ -130,6 +138,7 @@ mod tests {
             assert_eq!(parse(&a("x.y", kind)), Ok(("x.y".into(), Part::a(kind))));
             assert_eq!(parse(&b("x.y", kind)), Ok(("x.y".into(), Part::b(kind))));
         }
+        assert_eq!(parse(&magnitude("x.y")), Ok(("x.y".into(), Part::Magnitude)));
         assert_eq!(parse(&bias("x.y", true)), Ok(("x.y".into(), Part::Bias)));
         assert_eq!(parse(&bias("x.y", false)), Ok(("x.y".into(), Part::Bias)));
     }

@@ -21,7 +21,7 @@ use crate::{Adapter, Host, LoraConfig, Result, write_tensors};
 /// [`Adapter::plain`].
 pub fn to_files(adapter: &Adapter, base: Option<&str>) -> Result<(String, Vec<u8>)> {
     let adapter = &adapter.plain()?;
-    Ok((config::render(&adapter.config, base)?, write_tensors(&adapter.parameters())?))
+    Ok((config::render(&adapter.config, base)?, write_tensors(&adapter.tensors())?))
 }
 
 /// An adapter from the contents of its two files (whose names are for messages), checked against the host: every

@@ -30,8 +30,8 @@ pub fn save_pair(adapter: &Adapter, dir: &Path, base: Option<&str>, host: &dyn H
             adapter.name
         )));
     }
-    let init = write_tensors(&offsets(adapter)?.parameters())?;
-    let tensors = write_tensors(&adapter.parameters())?;
+    let init = write_tensors(&offsets(adapter)?.tensors())?;
+    let tensors = write_tensors(&adapter.tensors())?;
     let text = config::render(&adapter.config, base)?;
     let mut json: Map<String, Value> =
         serde_json::from_str(&text).map_err(|e| Error::file(CONFIG_FILE, e.to_string()))?;

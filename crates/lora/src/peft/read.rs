@@ -6,7 +6,7 @@ use lowrank_core::{DType, Tensor};
 
 use super::config::{self, Parsed};
 use super::keys::{self, Part};
-use crate::adapter::{check_name, ranks_and_alphas};
+use crate::adapter::{check_name, no_magnitude_on, ranks_and_alphas};
 use crate::host::{Info, infos};
 use crate::scalar::{element, host_bytes, rounded};
 use crate::targets::{Lookup, families, select};
@@ -46,10 +46,12 @@ pub(super) fn adapter(
         biases: BTreeMap::new(),
     };
     for (m, rank, alpha) in &layers {
+        no_magnitude_on(m, adapter.config.use_dora).map_err(in_config)?;
         let (a, b) = reader.pair(m, *rank)?;
+        let magnitude = if adapter.config.use_dora { Some(reader.magnitude(m)?) } else { None };
         let (config, alpha, rank) = (&adapter.config, *alpha, *rank);
         let scale = config.scale(rank, alpha);
-        let pair = LowRank { a, b, scale, dropout: config.dropout, rank, alpha, kind: m.kind, offset: None };
+        let pair = LowRank { a, b, magnitude, scale, dropout: config.dropout, rank, alpha, kind: m.kind, offset: None };
         adapter.layers.insert(m.name.clone(), pair);
         reader.same_as_base(m, Part::Weight)?;
     }
@@ -157,6 +159,7 @@ impl Reader<'_> {
         let missing = || {
             let (field, verb) = match part {
                 Part::Weight | Part::Bias => ("modules_to_save", "saves"),
+                Part::Magnitude => ("use_dora", "wants it for"),
                 _ => ("target_modules", "selects"),
             };
             let detail = format!("is missing; {field} of {} {verb} `{}`", self.config_file, m.name);
@@ -189,6 +192,12 @@ impl Reader<'_> {
         Ok((self.leaf(&a_key, a_name, &a_shape)?, self.leaf(&b_key, b_name, &b_shape)?))
     }
 
+    fn magnitude(&mut self, m: &Info) -> Result<Tensor> {
+        let name = keys::magnitude(&m.name);
+        let key = self.take(m, Part::Magnitude, &name)?;
+        self.leaf(&key, name, &m.shape[..1])
+    }
+
     /// A weight or bias that takes the base's place.
     fn whole(&mut self, m: &Info, part: Part, canonical: String) -> Result<Tensor> {
         let key = self.take(m, part, &canonical)?;
@@ -219,6 +228,7 @@ impl Reader<'_> {
     fn nothing_left(&self) -> Result<()> {
         let Some(((module, part), key)) = self.parts.iter().next() else { return Ok(()) };
         let why = match part {
+            Part::Magnitude => "use_dora",
             Part::A | Part::B | Part::EmbeddingA | Part::EmbeddingB => "target_modules",
             _ => "modules_to_save",
         };

@@ -143,7 +143,6 @@ fn unsupported_features_are_named() {
         config_error(all)
     };
     for (key, value) in [
-        ("use_dora", json!(true)),
         ("use_qalora", json!(true)),
         ("use_bdlora", json!({"nblocks":1})),
         ("lora_bias", json!(true)),
@@ -237,7 +236,13 @@ fn files_and_configuration_must_agree() {
     let twice = q_tensors(&host, |l| l.push((q(0, "lora_A.default.weight"), vec![2, 6])));
     assert!(error(SMALL, &twice).contains("says the same as"));
     let dora = q_tensors(&host, |l| l.push((q(0, "lora_magnitude_vector"), vec![6])));
-    assert!(error(SMALL, &dora).ends_with("use_dora is not supported yet"));
+    assert!(error(SMALL, &dora).contains("use_dora of c.json does not select"));
+    let with_dora = SMALL.replace('{', "{\"use_dora\":true,");
+    assert!(
+        error(&with_dora, &q_tensors(&host, |_| ())).contains("lora_magnitude_vector` is missing; use_dora of c.json")
+    );
+    let on_embedding = with_dora.replace("q_proj", "embed_tokens");
+    assert!(error(&on_embedding, &q_tensors(&host, |_| ())).contains("`model.embed_tokens` is an embedding"));
     let nothing = SMALL.replace("q_proj", "k_proj");
     assert!(error(&nothing, &tensors(&[], &host)).starts_with("c.json: target_modules: k_proj matches no module"));
     assert!(error(SMALL, b"x").starts_with("t.safetensors: "));

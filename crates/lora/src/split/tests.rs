@@ -1,5 +1,6 @@
 use lowrank_core::{DType, Device, Tensor, no_grad};
 
+use crate::algebra::{Method, combine, rerank};
 use crate::linalg::Matrix;
 use crate::testing::{Layers, planted, random};
 use crate::{Adapter, Host, Init, LoraConfig, Targets, attach, detach, merge, peft, unmerge};
@@ -247,4 +248,38 @@ fn eva_finds_the_directions_of_the_inputs() {
         assert!((dot.abs() - 1.0).abs() < 1e-3, "{i}: {dot}");
     }
     assert!(pair.b.to_f64().unwrap().iter().all(|&b| b == 0.0) && pair.offset.is_none() && report.cost.runs == 3);
+}
+
+#[test]
+fn algebra_takes_the_offset_along() {
+    let host = host();
+    let adapter = Adapter::create(&host, "a", config("olora", false), 0).unwrap();
+    move_on(&adapter);
+    let change = |adapter: &Adapter, layer: &str| {
+        let pair = &adapter.layers[layer];
+        let (a, b) = no_grad(|| pair.product()).unwrap();
+        let product = Matrix::from_tensor(&b).unwrap().times(&Matrix::from_tensor(&a).unwrap());
+        product.data.iter().map(|x| pair.scale * x).collect::<Vec<f64>>()
+    };
+    let sum = combine("sum", &[(&adapter, 1.0)], Method::Cat).unwrap().adapter;
+    let same = rerank(&adapter, 6, 0).unwrap().adapter;
+    for layer in ["l0", "l1"] {
+        let want = change(&adapter, layer);
+        close(&change(&sum, layer), &want, 1e-5);
+        close(&change(&same, layer), &want, 1e-5);
+    }
+}
+
+#[test]
+fn a_frozen_a_is_saved_with_the_rest() {
+    let host = host();
+    let adapter = Adapter::create(&host, "a", LoraConfig { freeze_a: true, ..config("olora", false) }, 0).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    peft::save_pair(&adapter, dir.path(), None, &host).unwrap();
+    let loaded = peft::load(dir.path(), &host).unwrap();
+    for (name, pair) in &adapter.layers {
+        assert_eq!(pair.a.to_f64().unwrap(), loaded.layers[name].a.to_f64().unwrap());
+        assert_eq!(pair.full_rank(), loaded.layers[name].full_rank());
+    }
+    assert_eq!(adapter.plain().unwrap().tensors().len(), 4);
 }

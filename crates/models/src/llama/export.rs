@@ -41,6 +41,11 @@ impl Llama {
         self.head.weight().id() == self.embed.weight().id()
     }
 
+    /// Bytes of the rotary tables once sequences of this many tokens have been seen.
+    pub fn rope_bytes(&self, positions: usize) -> usize {
+        self.rope.bytes(positions)
+    }
+
     /// Elements of all weights, without adapters; what head and embedding share counts once.
     pub fn parameter_count(&self) -> usize {
         self.state().iter().map(|(_, t)| t.len()).sum()

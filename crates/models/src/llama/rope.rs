@@ -85,10 +85,23 @@ impl Rope {
         if tables.positions() >= positions {
             return Ok(tables);
         }
-        let rows = positions.next_power_of_two().min(self.config.max_position_embeddings);
+        let rows = self.rows(positions);
         let tables = make(&self.config, rows, self.dtype, &self.device)?;
         *self.tables.write().unwrap_or_else(PoisonError::into_inner) = tables.clone();
         Ok(tables)
+    }
+}
+
+impl Rope {
+    /// Rows of the tables that serve this many positions.
+    fn rows(&self, positions: usize) -> usize {
+        positions.next_power_of_two().max(FIRST).min(self.config.max_position_embeddings)
+    }
+
+    /// Bytes of the tables that serve this many positions.
+    pub(crate) fn bytes(&self, positions: usize) -> usize {
+        let rows = self.tables.read().unwrap_or_else(PoisonError::into_inner).positions().max(self.rows(positions));
+        rows * self.config.head_dim * self.dtype.size()
     }
 }
 

@@ -81,6 +81,12 @@ pub struct AdapterArgs {
     /// Scale by α/√r
     #[arg(long)]
     pub rslora: bool,
+    /// Train every row's magnitude beside its direction (DoRA)
+    #[arg(long)]
+    pub dora: bool,
+    /// Leave A as it starts and train B alone (LoRA-FA)
+    #[arg(long)]
+    pub freeze_a: bool,
     /// How A and B start: default, gaussian, orthogonal, pissa[:niter=N], olora, eva[:batches=N],
     /// lora-ga[:SETTINGS], both-zero or both-random; see below
     #[arg(long, value_name = "INIT", default_value = "default")]
@@ -102,6 +108,9 @@ pub struct TrainingArgs {
     /// Peak learning rate of AdamW
     #[arg(long, value_name = "X", default_value_t = 3e-3)]
     pub lr: f64,
+    /// B learns at this many times the rate (LoRA+; its paper: 16)
+    #[arg(long, value_name = "RATIO", default_value_t = 1.0)]
+    pub lora_plus: f64,
     /// constant, linear or cosine (both to 0 at the end)
     #[arg(long, value_name = "NAME", default_value = "constant")]
     pub schedule: Schedule,
@@ -146,6 +155,7 @@ impl Args {
                 (None, None) => Options::default().length,
             },
             lr: t.lr,
+            lora_plus: t.lora_plus,
             schedule: t.schedule,
             warmup: t.warmup,
             weight_decay: t.weight_decay,
@@ -163,6 +173,8 @@ impl Args {
             alpha: a.alpha,
             dropout: a.dropout,
             use_rslora: a.rslora,
+            use_dora: a.dora,
+            freeze_a: a.freeze_a,
             targets: a.targets.clone(),
             exclude: a.exclude.clone(),
             layers_to_transform: a.layers.as_ref().map(|n| n.0.clone()),
@@ -176,8 +188,16 @@ impl Args {
 
     pub fn describe(&self) -> String {
         let a = &self.adapter;
-        let scale = if a.rslora { "rsLoRA" } else { "LoRA" };
+        let scale = match (a.dora, a.rslora) {
+            (false, false) => "LoRA",
+            (false, true) => "rsLoRA",
+            (true, false) => "DoRA",
+            (true, true) => "DoRA with α/√r",
+        };
         let mut text = format!("{scale}, r {}, α {}, init {}, on {}", a.rank, a.alpha, a.init, a.targets);
+        if a.freeze_a {
+            text += ", A frozen";
+        }
         if a.dropout > 0.0 {
             text += &format!(", dropout {}", a.dropout);
         }
@@ -187,7 +207,8 @@ impl Args {
     pub fn describe_batch(&self) -> String {
         let t = &self.training;
         let times = if t.grad_accum > 1 { format!(" × {} micro-batches", t.grad_accum) } else { String::new() };
-        format!("{} × {} tokens{times}, lr {} {}, seed {}", t.batch, self.data.seq_len, t.lr, t.schedule, t.seed)
+        let plus = if t.lora_plus == 1.0 { String::new() } else { format!(" (B {} times that)", t.lora_plus) };
+        format!("{} × {} tokens{times}, lr {}{plus} {}, seed {}", t.batch, self.data.seq_len, t.lr, t.schedule, t.seed)
     }
 }
 

@@ -1,11 +1,21 @@
 //! What a run is going to do, and the memory it needs.
 
+mod llama;
+mod meter;
+mod modules;
+mod rules;
+mod shadow;
+
 use std::collections::BTreeMap;
 
-use lowrank_lora::{Adapter, Host, LowRank};
+use lowrank_lora::{Adapter, Host};
 use lowrank_models::Llama;
+use serde::Serialize;
 
-use crate::{Dataset, Error, Options, Result};
+pub use meter::Flops;
+pub use modules::{Family, families};
+
+use crate::{Dataset, Error, Example, Options, Result};
 
 /// Facts about a run before it starts.
 #[derive(Clone, Debug, PartialEq)]
@@ -34,20 +44,26 @@ pub struct Plan {
     pub dropped: usize,
     /// Memory.
     pub memory: Memory,
+    /// Necessary FLOPs of one optimiser step.
+    pub flops: Flops,
+    /// Which modules are adapted and which not.
+    pub families: Vec<Family>,
 }
 
-/// Bytes on the device during training.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Bytes on the device at the moment of a run when most are in use, by what they are for. Predicted by playing the
+/// operations of an evaluation and of a step without their elements; the kernels' packing buffers, which backends do
+/// not count either, are left out. Other devices than the CPU may need more where they lack fused kernels.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Memory {
-    /// The model's weights.
+    /// The model's weights and rotary tables.
     pub weights: usize,
     /// The adapter's weights, and what its init took off the base.
     pub adapter: usize,
-    /// Their gradients.
+    /// Their gradients, as far as they exist at that moment.
     pub gradients: usize,
     /// AdamW's two averages.
     pub optimiser: usize,
-    /// An estimate of what a micro-batch keeps for its backward pass.
+    /// What a micro-batch keeps for its backward pass, results on their way, and the logits.
     pub activations: usize,
 }
 
@@ -69,6 +85,16 @@ impl Plan {
         let examples = data.train.len();
         let steps = options.steps(examples);
         let longest = data.longest();
+        let length = |part: &[Example]| part.iter().map(|e| e.ids.len()).max().unwrap_or(0);
+        let a_step = options.batch.saturating_mul(options.grad_accum).min(examples);
+        let sizes = llama::Sizes {
+            batch: options.batch.min(examples),
+            grad_accum: a_step.div_ceil(options.batch.max(1)),
+            eval_batch: options.eval_batch.min(data.valid.len()),
+            train_length: length(&data.train),
+            eval_length: length(&data.valid),
+        };
+        let (memory, flops) = llama::play(model, adapter, &sizes);
         Plan {
             device: model.device().name(),
             targets: targets.into_iter().map(|(name, n)| (name.to_string(), n)).collect(),
@@ -81,45 +107,11 @@ impl Plan {
             longest,
             cut: data.cut,
             dropped: data.dropped,
-            memory: Memory {
-                weights: model.state().iter().map(|(_, t)| t.bytes()).sum(),
-                adapter: report.bytes + adapter.layers.values().map(offset_bytes).sum::<usize>(),
-                gradients: report.bytes,
-                optimiser: 2 * report.bytes,
-                activations: activations(model, adapter, options.batch.min(examples), longest),
-            },
+            memory,
+            flops,
+            families: families(model, adapter),
         }
     }
-}
-
-/// Floats that the tape keeps for one micro-batch, counted rule by rule, and the logits.
-fn activations(model: &Llama, adapter: &Adapter, batch: usize, length: usize) -> usize {
-    let c = model.config();
-    let (hidden, inner) = (c.hidden_size, c.intermediate_size);
-    let q = c.num_attention_heads * c.head_dim;
-    let kv = c.num_key_value_heads * c.head_dim;
-    // Norm inputs and results twice; q, k, v after rope, attention's result, its log-sum-exp; gate, up, their product.
-    let block = 4 * hidden + 2 + 2 * q + 2 * kv + c.num_attention_heads + 3 * inner;
-    let ranks: usize = adapter.layers.values().map(|l| l.full_rank()).sum();
-    let blocks = c.num_hidden_layers - first_block(adapter).min(c.num_hidden_layers);
-    let token = blocks * block + 2 * hidden + ranks + c.vocab_size;
-    batch * length * token * model.dtype().size()
-}
-
-/// The lowest block that a trained tensor is in, or feeds: nothing is kept of the ones below it.
-fn first_block(adapter: &Adapter) -> usize {
-    let block = |name: &str| match name.split_once(".layers.") {
-        Some((_, rest)) => rest.split('.').next().and_then(|n| n.parse().ok()).unwrap_or(0),
-        None if name.contains("embed_tokens") => 0,
-        // The last norm and the head.
-        None => usize::MAX,
-    };
-    adapter.parameters().iter().map(|(name, _)| block(name)).min().unwrap_or(0)
-}
-
-/// Bytes of what an init took off the base.
-fn offset_bytes(layer: &LowRank) -> usize {
-    layer.offset.as_ref().map_or(0, |o| o.a.bytes() + o.b.bytes())
 }
 
 /// Refuses a rank above min(out, in) of its layer: B A can have no higher rank, so the rest is waste.

@@ -1,0 +1,139 @@
+//! What a microkernel is: the product of a few packed rows and one panel of columns, held in registers.
+//!
+//! `c [rows, cols] = start + a [rows, k] · b [k, cols]`. The sum over k starts from 0 in every element and runs in
+//! ascending order with one rounding per step (two on the portable path); `start` is added once at the end. So the bits of
+//! an element depend on its row of a, its column of b and k alone, never on the shape of the tile it is in.
+
+use crate::path::Path;
+
+/// Depth of a packed block: 14 rows of it (29 KiB) stay in a first-level cache of 48 KiB while panels of columns stream
+/// by, and C is read and written once per 512 steps.
+pub(crate) const DEPTH: usize = 512;
+/// Distance between packed rows. The 64 bytes above the depth put the rows of a tile into different cache sets; being
+/// constant, it lets one register address all of them.
+pub(crate) const STRIDE: usize = DEPTH + 16;
+
+/// One call.
+#[derive(Clone, Copy)]
+pub(crate) struct Job {
+    pub k: usize,
+    /// Packed rows, [`STRIDE`] apart.
+    pub a: *const f32,
+    /// k rows, `b_stride` apart, readable up to the next multiple of the kernel's `lanes`.
+    pub b: *const f32,
+    pub b_stride: usize,
+    pub c: *mut f32,
+    pub c_stride: usize,
+    /// What is added to the sums: null for nothing, c itself, or with a stride of 0 the same row (a bias) for all.
+    pub start: *const f32,
+    pub start_stride: usize,
+    pub cols: usize,
+}
+
+/// The kernels of one path.
+pub(crate) struct Kernel {
+    /// Most rows and columns of a tile.
+    pub rows: usize,
+    pub cols: usize,
+    /// Columns are read in groups of this many.
+    pub lanes: usize,
+    /// Runs a job on this many rows, at most `rows`; its `cols` are at most [`Kernel::cols`].
+    pub run: unsafe fn(usize, &Job),
+    /// `dst[j·ds + i] = src[i·ss + j]` for i < rows, j < cols; writes zeros for i up to the next multiple of `lanes`.
+    pub transpose: unsafe fn(Matrix, *mut f32, usize),
+    /// `dst[i·ds + j] = src[i·ss + j]`; writes zeros for j up to the next multiple of `lanes`.
+    pub copy: unsafe fn(Matrix, *mut f32, usize),
+}
+
+/// A matrix to transpose or to copy.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix {
+    pub start: *const f32,
+    pub stride: usize,
+    pub rows: usize,
+    pub cols: usize,
+}
+
+impl Path {
+    /// Its f32 kernels.
+    pub(crate) fn kernel(self) -> &'static Kernel {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx512 => &super::avx512::KERNEL,
+            #[cfg(target_arch = "x86_64")]
+            Path::Avx2 => &super::avx2::KERNEL,
+            #[cfg(target_arch = "aarch64")]
+            Path::Neon => &super::neon::KERNEL,
+            _ => &super::portable::KERNEL,
+        }
+    }
+}
+
+/// Evaluates an expression with a constant that equals a number of rows known at run time.
+macro_rules! by_rows {
+    ($rows:expr, [$($m:literal)*], $name:ident => $call:expr) => {
+        match $rows {
+            $($m => {
+                const $name: usize = $m;
+                $call
+            })*
+            rows => unreachable!("a tile of {rows} rows"),
+        }
+    };
+}
+pub(crate) use by_rows;
+
+/// Puts finished sums `[rows, width]` where a job wants them, element by element: the edge of narrow vector units.
+///
+/// # Safety
+/// `sums` holds rows × width values, and the job's c and start are valid for rows × job.cols elements.
+pub(crate) unsafe fn put_edge(rows: usize, sums: *const f32, width: usize, job: &Job) {
+    for i in 0..rows {
+        for j in 0..job.cols {
+            // SAFETY: inside by the caller's promise.
+            unsafe {
+                let mut value = *sums.add(i * width + j);
+                if !job.start.is_null() {
+                    value += *job.start.add(i * job.start_stride + j);
+                }
+                *job.c.add(i * job.c_stride + j) = value;
+            }
+        }
+    }
+}
+
+/// The transpose by plain loops, zeros up to a multiple of `LANES` rows.
+///
+/// # Safety
+/// `m` is readable; `dst` has m.cols rows, `stride` apart, of at least the padded number of rows of `m`.
+pub(crate) unsafe fn transpose_plain<const LANES: usize>(m: Matrix, dst: *mut f32, stride: usize) {
+    for j in 0..m.cols {
+        for i in 0..m.rows.next_multiple_of(LANES) {
+            // SAFETY: inside by the caller's promise.
+            unsafe { *dst.add(j * stride + i) = if i < m.rows { *m.start.add(i * m.stride + j) } else { 0.0 } };
+        }
+    }
+}
+
+/// The copy by plain loops, zeros up to a multiple of `LANES` columns.
+///
+/// # Safety
+/// `m` is readable; `dst` has m.rows rows, `stride` apart, of at least the padded number of columns of `m`.
+#[inline(always)]
+pub(crate) unsafe fn copy_plain<const LANES: usize>(m: Matrix, dst: *mut f32, stride: usize) {
+    let whole = m.cols / LANES * LANES;
+    for i in 0..m.rows {
+        // SAFETY: inside by the caller's promise.
+        unsafe {
+            let (src, dst) = (m.start.add(i * m.stride), dst.add(i * stride));
+            for j in (0..whole).step_by(LANES) {
+                *dst.add(j).cast::<[f32; LANES]>() = *src.add(j).cast::<[f32; LANES]>();
+            }
+            if whole < m.cols {
+                for j in whole..whole + LANES {
+                    *dst.add(j) = if j < m.cols { *src.add(j) } else { 0.0 };
+                }
+            }
+        }
+    }
+}

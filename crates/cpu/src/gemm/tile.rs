@@ -1,0 +1,149 @@
+//! Products inside one task: a tile of packed rows and packed columns, and small products that pack for themselves.
+
+use lowrank_backend::Mode;
+
+use super::decode::{DECODE, dots};
+use super::kernel::{DEPTH, Job, Kernel, STRIDE};
+use super::operand::Operand;
+use super::pack;
+use crate::parallel::{Tile, with_scratch};
+use crate::path::Path;
+
+/// What is added to the sums of a block of depths.
+#[derive(Clone, Copy)]
+pub(crate) enum Start<'a> {
+    /// Nothing: the old content is not read.
+    Zero,
+    /// The old content.
+    Old,
+    /// One value per column of the tile.
+    Row(&'a [f32]),
+}
+
+/// Packed rows: `[rows]` of [`STRIDE`] values.
+#[derive(Clone, Copy)]
+pub(crate) struct PackedRows<'a>(pub &'a [f32]);
+
+/// Packed columns of one block of depths: panels of `kernel.cols` columns, `stride` values per depth.
+#[derive(Clone, Copy)]
+pub(crate) struct PackedColumns<'a> {
+    pub data: &'a [f32],
+    pub depth: usize,
+}
+
+/// `c = start + a b`. Rows are shared out evenly, so that no tile is left with few of them.
+pub(crate) fn multiply_packed(
+    kernel: &Kernel,
+    a: PackedRows<'_>,
+    b: PackedColumns<'_>,
+    start: Start<'_>,
+    c: &mut Tile<'_>,
+) {
+    let (m, n, depth) = (c.rows(), c.cols(), b.depth);
+    if m == 0 || n == 0 {
+        return;
+    }
+    let panels = n.div_ceil(kernel.cols);
+    assert!(a.0.len() >= (m - 1) * STRIDE + depth && b.data.len() >= panels * depth * kernel.cols);
+    let (c_start, c_stride) = (c.as_mut_ptr(), c.stride());
+    let (base, base_stride) = match start {
+        Start::Zero => (std::ptr::null(), 0),
+        Start::Old => (c_start.cast_const(), c_stride),
+        Start::Row(row) => {
+            assert!(row.len() >= n);
+            (row.as_ptr(), 0)
+        }
+    };
+    let mut rows = m.div_ceil(kernel.rows);
+    let mut i = 0;
+    while i < m {
+        let count = (m - i).div_ceil(rows);
+        for panel in 0..panels {
+            let j = panel * kernel.cols;
+            let job = Job {
+                k: depth,
+                a: a.0[i * STRIDE..].as_ptr(),
+                b: b.data[panel * depth * kernel.cols..].as_ptr(),
+                b_stride: kernel.cols,
+                c: c_start.wrapping_add(i * c_stride + j),
+                c_stride,
+                start: if base.is_null() { base } else { base.wrapping_add(i * base_stride + j) },
+                start_stride: base_stride,
+                cols: kernel.cols.min(n - j),
+            };
+            // SAFETY: checked above: packed rows and panels hold the block, c is a tile of m×n, start as large as c.
+            unsafe { (kernel.run)(count, &job) };
+        }
+        i += count;
+        rows -= 1;
+    }
+}
+
+/// A product of two matrices, ready to be computed tile by tile by one task each.
+#[derive(Clone, Copy)]
+pub(crate) struct Product<'a> {
+    kernel: &'static Kernel,
+    a: Operand<'a>,
+    b: Operand<'a>,
+    k: usize,
+    decode: bool,
+}
+
+/// Columns and rows that are packed at a time.
+const STRIP: usize = 256;
+const ROWS: usize = 112;
+
+impl<'a> Product<'a> {
+    /// `a [m,k] · b [k,n]`; m is that of the whole operation, it decides the path.
+    pub(crate) fn new(path: Path, m: usize, k: usize, a: Operand<'a>, b: Operand<'a>) -> Self {
+        Product { kernel: path.kernel(), a, b, k, decode: decodes(m, &a, &b) }
+    }
+
+    /// `c (+)=` the rows from `i0` and columns from `j0` on.
+    pub(crate) fn tile(&self, i0: usize, j0: usize, mode: Mode, c: &mut Tile<'_>) {
+        self.scaled_tile(i0, j0, 1.0, mode, c);
+    }
+
+    /// The same times `alpha`.
+    pub(crate) fn scaled_tile(&self, i0: usize, j0: usize, alpha: f32, mode: Mode, c: &mut Tile<'_>) {
+        let (m, n, kernel) = (c.rows(), c.cols(), self.kernel);
+        if m == 0 || n == 0 {
+            return;
+        }
+        if self.k == 0 {
+            if mode == Mode::Set {
+                (0..m).for_each(|i| c.row(i).fill(0.0));
+            }
+            return;
+        }
+        if self.decode {
+            return dots(&self.a, &self.b, self.k, alpha, [i0, j0], mode, c);
+        }
+        let depth = DEPTH.min(self.k);
+        let strip = STRIP.min(n.next_multiple_of(kernel.cols));
+        with_scratch(depth * strip, |columns| {
+            with_scratch(ROWS.min(m) * STRIDE, |rows| {
+                for j in (0..n).step_by(strip) {
+                    let count = strip.min(n - j);
+                    for p in (0..self.k).step_by(DEPTH) {
+                        let depth = DEPTH.min(self.k - p);
+                        pack::columns(kernel, &self.b, [p, j0 + j], [depth, count], columns, depth * kernel.cols);
+                        let start = if p == 0 && mode == Mode::Set { Start::Zero } else { Start::Old };
+                        for i in (0..m).step_by(ROWS) {
+                            let height = ROWS.min(m - i);
+                            pack::rows(kernel, &self.a, [i0 + i, p], [height, depth], alpha, rows);
+                            let packed = PackedColumns { data: columns, depth };
+                            let mut part = c.part(i, j, height, count);
+                            multiply_packed(kernel, PackedRows(rows), packed, start, &mut part);
+                        }
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Whether an operation of m rows is computed by dot products.
+pub(crate) fn decodes(m: usize, a: &Operand<'_>, b: &Operand<'_>) -> bool {
+    m <= DECODE && !a.trans && b.trans
+}

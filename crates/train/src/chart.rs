@@ -1,0 +1,209 @@
+//! Lines and bars as SVG, for reports. Text is drawn by whoever shows the file.
+
+use plotters::coord::ranged1d::{AsRangedCoord, ValueFormatter};
+use plotters::prelude::*;
+
+use crate::{Error, Result};
+
+/// Colours that stay apart, also for most who see fewer of them.
+const COLOURS: [RGBColor; 8] = [
+    RGBColor(31, 119, 180),
+    RGBColor(214, 39, 40),
+    RGBColor(44, 160, 44),
+    RGBColor(255, 127, 14),
+    RGBColor(148, 103, 189),
+    RGBColor(23, 190, 207),
+    RGBColor(140, 86, 75),
+    RGBColor(227, 119, 194),
+];
+
+/// A named line of points.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Series {
+    /// What the legend says.
+    pub name: String,
+    /// Points; those that are not finite are left out.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// A picture of several lines.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Chart {
+    /// Above it.
+    pub title: String,
+    /// Below it.
+    pub x: String,
+    /// Beside it.
+    pub y: String,
+    /// Whether x is logarithmic; then only points with x > 0 are shown.
+    pub log_x: bool,
+    /// The lines.
+    pub series: Vec<Series>,
+}
+
+impl Chart {
+    /// An SVG file.
+    pub fn svg(&self) -> Result<String> {
+        let (xs, ys) = (self.range(|p| p.0), self.range(|p| p.1));
+        let margin = ((ys.1 - ys.0) * 0.08).max(ys.1.abs() * 1e-6).max(1e-9);
+        let ys = (ys.0 - margin)..(ys.1 + margin);
+        let mut svg = String::new();
+        let drawn = if self.log_x {
+            let xs = (xs.0.max(1e-12) / 1.15)..(xs.1.max(1e-12) * 1.15);
+            self.draw(&mut svg, xs.log_scale(), ys)
+        } else {
+            self.draw(&mut svg, xs.0..(xs.1.max(xs.0 + 1e-9)), ys)
+        };
+        drawn.map_err(|e| Error::Output { path: "svg".into(), detail: e.to_string() })?;
+        Ok(svg)
+    }
+
+    fn shown(&self, p: &(f64, f64)) -> bool {
+        p.0.is_finite() && p.1.is_finite() && (!self.log_x || p.0 > 0.0)
+    }
+
+    fn range(&self, of: fn(&(f64, f64)) -> f64) -> (f64, f64) {
+        let all = self.series.iter().flat_map(|s| &s.points).filter(|p| self.shown(p)).map(of);
+        let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)));
+        if low <= high { (low, high) } else { (1.0, 2.0) }
+    }
+
+    fn draw<X>(&self, svg: &mut String, xs: X, ys: std::ops::Range<f64>) -> Result<(), Box<dyn std::error::Error>>
+    where
+        X: AsRangedCoord<Value = f64>,
+        X::CoordDescType: ValueFormatter<f64>,
+    {
+        let root = SVGBackend::with_string(svg, (760, 460)).into_drawing_area();
+        root.fill(&WHITE)?;
+        let mut chart = ChartBuilder::on(&root)
+            .margin(16)
+            .caption(&self.title, ("sans-serif", 19))
+            .x_label_area_size(42)
+            .y_label_area_size(64)
+            .build_cartesian_2d(xs, ys)?;
+        chart
+            .configure_mesh()
+            .light_line_style(WHITE)
+            .x_desc(&self.x)
+            .y_desc(&self.y)
+            .x_label_formatter(&|x| short(*x))
+            .y_label_formatter(&|y| short(*y))
+            .draw()?;
+        for (i, series) in self.series.iter().enumerate() {
+            let colour = COLOURS[i % COLOURS.len()];
+            let points: Vec<(f64, f64)> = series.points.iter().filter(|p| self.shown(p)).copied().collect();
+            chart
+                .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
+                .label(&series.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
+            if points.len() <= 24 {
+                chart.draw_series(points.into_iter().map(|p| Circle::new(p, 3, colour.filled())))?;
+            }
+        }
+        let position = SeriesLabelPosition::UpperRight;
+        let labels = chart.configure_series_labels();
+        let mut labels = labels;
+        labels.position(position).background_style(WHITE.mix(0.85)).border_style(BLACK.mix(0.3)).draw()?;
+        root.present()?;
+        Ok(())
+    }
+}
+
+/// A number in few characters.
+fn short(x: f64) -> String {
+    let size = x.abs();
+    if x == 0.0 || (1e-2..1e5).contains(&size) {
+        let text = format!("{x:.3}");
+        let text = text.trim_end_matches('0').trim_end_matches('.');
+        return text.to_string();
+    }
+    format!("{x:.0e}")
+}
+
+/// A line of [`columns`].
+#[derive(Clone, Debug, PartialEq)]
+pub struct Row {
+    /// Drawn beside it.
+    pub name: String,
+    /// One for each column; one that is not finite has no bar.
+    pub values: Vec<f64>,
+    /// Drawn in red.
+    pub marked: bool,
+}
+
+/// Horizontal bars, a row each, in columns that have a scale of their own. An SVG file.
+pub fn columns(title: &str, heads: &[&str], rows: &[Row]) -> String {
+    const NAME: usize = 290;
+    const WIDE: usize = 120;
+    const BAR: f64 = 62.0;
+    let escape = |s: &str| s.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
+    let (width, height) = (NAME + 24 + WIDE * heads.len(), 66 + 17 * rows.len());
+    let mut svg = format!(
+        "<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
+         xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" font-size=\"11\">\n\
+         <rect width=\"{width}\" height=\"{height}\" fill=\"#fff\"/>\n\
+         <text x=\"16\" y=\"26\" font-size=\"17\">{}</text>\n",
+        escape(title)
+    );
+    for (c, head) in heads.iter().enumerate() {
+        svg += &format!("<text x=\"{}\" y=\"48\" font-weight=\"bold\">{}</text>\n", NAME + 12 + WIDE * c, escape(head));
+    }
+    let most = |c: usize| {
+        rows.iter().filter_map(|r| r.values.get(c)).filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(*v))
+    };
+    let most: Vec<f64> = (0..heads.len()).map(most).collect();
+    for (i, row) in rows.iter().enumerate() {
+        let y = 54 + 17 * i;
+        let (colour, baseline) = (if row.marked { "#d62728" } else { "#1f77b4" }, y + 11);
+        let name = escape(&row.name);
+        svg += &format!("<text x=\"{NAME}\" y=\"{baseline}\" text-anchor=\"end\">{name}</text>");
+        for (c, (&value, &most)) in row.values.iter().zip(&most).enumerate() {
+            let x = NAME + 12 + WIDE * c;
+            let length = if value.is_finite() && most > 0.0 { BAR * value.max(0.0) / most } else { 0.0 };
+            let text = if value.is_finite() { short(value) } else { "–".into() };
+            svg += &format!(
+                "<rect x=\"{x}\" y=\"{y}\" width=\"{length:.1}\" height=\"13\" fill=\"{colour}\"/>\
+                 <text x=\"{:.1}\" y=\"{baseline}\">{text}</text>",
+                x as f64 + length + 4.0
+            );
+        }
+        svg.push('\n');
+    }
+    svg + "</svg>\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(log_x: bool, points: Vec<(f64, f64)>) -> Chart {
+        let series = vec![Series { name: "a & b".into(), points }];
+        Chart { title: "t".into(), x: "x".into(), y: "y".into(), log_x, series }
+    }
+
+    #[test]
+    fn lines() {
+        for log_x in [false, true] {
+            let svg = chart(log_x, vec![(1.0, 2.0), (10.0, f64::NAN), (100.0, 1.0)]).svg().unwrap();
+            assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"));
+            assert_eq!(svg.matches("<circle").count(), 2);
+            for points in [vec![], vec![(1.0, 1.0)], vec![(-1.0, 1.0)], vec![(1.0, f64::NAN)]] {
+                assert!(chart(log_x, points).svg().unwrap().starts_with("<svg"));
+            }
+        }
+    }
+
+    #[test]
+    fn bars_are_escaped_and_in_proportion() {
+        let row = |name: &str, values: [f64; 2], marked| Row { name: name.into(), values: values.to_vec(), marked };
+        let svg = columns("<t>", &["x", "y"], &[row("a", [1.0, 5.0], false), row("b", [2.0, f64::NAN], true)]);
+        assert!(svg.contains("&lt;t&gt;") && svg.contains("width=\"31.0\""));
+        assert_eq!((svg.matches("width=\"62.0\"").count(), svg.matches("#d62728").count()), (2, 2));
+        assert!(svg.trim_end().ends_with("</svg>"));
+    }
+
+    #[test]
+    fn short_numbers() {
+        assert_eq!([0.0, 1.5, 0.001, 1e7, -2.0].map(short), ["0", "1.5", "1e-3", "1e7", "-2"].map(str::to_string));
+    }
+}

@@ -1,0 +1,106 @@
+//! Adapters trained together equal adapters trained alone, bit for bit.
+
+mod common;
+
+use common::{GO_ON, adapter, alone, config, dataset, list, model};
+use lowrank_core::DType;
+use lowrank_core::optim::Schedule;
+use lowrank_lora::{Adapter, Host, Init, LoraConfig};
+use lowrank_models::Llama;
+use lowrank_train::{Error, Length, Member, Observer, Options, train_many};
+
+/// Three that differ in everything that can differ.
+fn settings() -> Vec<(LoraConfig, Options)> {
+    let options = |steps, lr, seed| Options {
+        batch: 2,
+        eval_batch: 4,
+        length: Length::Steps(steps),
+        lr,
+        seed,
+        ..Options::default()
+    };
+    vec![
+        (config(4), options(5, 1e-3, 0)),
+        (
+            LoraConfig { dropout: 0.2, init: Init::Gaussian, targets: list("q_proj,v_proj"), ..config(8) },
+            Options { grad_accum: 2, schedule: Schedule::Cosine, warmup: 1, ..options(3, 3e-3, 7) },
+        ),
+        (
+            LoraConfig { dropout: 0.1, modules_to_save: vec!["model.norm".into()], ..config(1) },
+            Options { batch: 3, weight_decay: 0.1, clip: None, ..options(4, 1e-2, 1) },
+        ),
+    ]
+}
+
+fn fresh(model: &Llama) -> Vec<(Adapter, Options)> {
+    let one = |(config, options): (LoraConfig, Options)| (adapter(model, config, options.seed), options);
+    settings().into_iter().map(one).collect()
+}
+
+fn bits(adapter: &Adapter) -> Vec<(String, Vec<u32>)> {
+    let bits = |t: &lowrank_core::Tensor| t.to_vec::<f32>().unwrap().iter().map(|x| x.to_bits()).collect();
+    adapter.parameters().iter().map(|(name, t)| (name.clone(), bits(t))).collect()
+}
+
+#[test]
+fn each_equals_itself_alone() {
+    let mut model = model(DType::F32);
+    let data = dataset(&model, 32);
+    let mut want = Vec::new();
+    for (adapter, options) in fresh(&model) {
+        let summary = alone(&mut model, &adapter, &data, &options).unwrap();
+        want.push((bits(&adapter), summary.val_loss_before, summary.val_loss_after));
+    }
+    let all = fresh(&model);
+    let members: Vec<Member<'_>> =
+        all.iter().map(|(adapter, options)| Member { adapter, data: &data, options }).collect();
+    let live = model.device().stats().bytes_live;
+    let (mut a, mut b, mut c) = ((), (), ());
+    let observers: &mut [&mut dyn Observer] = &mut [&mut a, &mut b, &mut c];
+    let summaries = train_many(&mut model, &members, observers, &GO_ON).unwrap();
+    for ((want, (adapter, options)), summary) in want.iter().zip(&all).zip(&summaries) {
+        let summary = summary.as_ref().unwrap();
+        assert!(bits(adapter) == want.0, "seed {}: other bits than alone", options.seed);
+        assert_eq!((summary.val_loss_before, summary.val_loss_after), (want.1, want.2));
+        assert!(!summary.interrupted);
+    }
+    // One base: three runs need no second copy of its 3.4 MB, and activations of one.
+    let peak = summaries[0].as_ref().unwrap().peak_bytes;
+    assert!(peak - live < 8 << 20, "{peak} over {live}");
+}
+
+#[test]
+fn one_that_diverges_leaves_the_others_alone() {
+    let mut model = model(DType::F32);
+    let data = dataset(&model, 32);
+    let (good, options) = fresh(&model).remove(0);
+    alone(&mut model, &good, &data, &options).unwrap();
+    let (bad, good_again) = (adapter(&model, config(4), 0), adapter(&model, config(4), 0));
+    let wild = Options { lr: 1e30, clip: None, ..options.clone() };
+    let members = [
+        Member { adapter: &bad, data: &data, options: &wild },
+        Member { adapter: &good_again, data: &data, options: &options },
+    ];
+    let (mut a, mut b) = ((), ());
+    let summaries = train_many(&mut model, &members, &mut [&mut a, &mut b], &GO_ON).unwrap();
+    assert!(matches!(summaries[0], Err(Error::Diverged { .. })), "{:?}", summaries[0]);
+    assert!(summaries[1].is_ok() && bits(&good) == bits(&good_again));
+}
+
+#[test]
+fn bad_members_are_refused_before_anything_happens() {
+    let mut model = model(DType::F32);
+    let data = dataset(&model, 32);
+    let one = adapter(&model, config(4), 0);
+    let before = bits(&one);
+    let (good, bad) = (Options::default(), Options { lr: -1.0, ..Options::default() });
+    for (options, part) in [(&bad, "--lr"), (&good, "the same tensors")] {
+        let members = [&good, options].map(|options| Member { adapter: &one, data: &data, options });
+        let other = adapter(&model, config(4), 0);
+        let members = if part == "--lr" { [members[0], Member { adapter: &other, ..members[1] }] } else { members };
+        let (mut a, mut b) = ((), ());
+        let error = train_many(&mut model, &members, &mut [&mut a, &mut b], &GO_ON).unwrap_err().to_string();
+        assert!(error.contains(part), "{error}");
+    }
+    assert!(bits(&one) == before);
+}

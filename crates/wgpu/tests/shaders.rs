@@ -1,0 +1,76 @@
+//! Every kernel is valid WGSL and translates to the languages of every API. Needs no device.
+
+use naga::back::{hlsl, msl, spv};
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
+
+fn validated(name: &str, text: &str) -> (naga::Module, ModuleInfo) {
+    let module = naga::front::wgsl::parse_str(text).unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+    // No capabilities: nothing beyond what every adapter has.
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .unwrap_or_else(|e| panic!("{name}: {}", e.emit_to_string(text)));
+    (module, info)
+}
+
+#[test]
+fn every_kernel_is_valid_and_has_its_entry_points() {
+    for shader in lowrank_shaders::ALL {
+        let (module, _) = validated(shader.name, shader.text);
+        let entries: Vec<_> = module.entry_points.iter().map(|e| e.name.as_str()).collect();
+        assert_eq!(entries, shader.entries, "{}", shader.name);
+    }
+}
+
+#[test]
+fn bindings_stay_within_the_default_limits() {
+    for shader in lowrank_shaders::ALL {
+        let (module, _) = validated(shader.name, shader.text);
+        let storage = module
+            .global_variables
+            .iter()
+            .filter(|(_, v)| matches!(v.space, naga::AddressSpace::Storage { .. }))
+            .count();
+        assert!(storage <= 8, "{}: {storage} storage buffers", shader.name);
+        let params = module
+            .global_variables
+            .iter()
+            .find(|(_, v)| v.space == naga::AddressSpace::Uniform)
+            .map(|(_, v)| module.types[v.ty].inner.size(module.to_ctx()));
+        assert!(params.is_some_and(|size| size <= 256), "{}: parameters of {params:?} bytes", shader.name);
+    }
+}
+
+#[test]
+fn every_kernel_translates_to_spirv_msl_and_hlsl() {
+    for shader in lowrank_shaders::ALL {
+        let (module, info) = validated(shader.name, shader.text);
+        for entry in shader.entries {
+            let stage = (naga::ShaderStage::Compute, *entry);
+            let (module, info) = naga::back::pipeline_constants::process_overrides(
+                &module,
+                &info,
+                Some(stage),
+                &naga::back::PipelineConstants::default(),
+            )
+            .unwrap_or_else(|e| panic!("{}/{entry}: {e}", shader.name));
+            let name = format!("{}/{entry}", shader.name);
+
+            let options = spv::PipelineOptions { shader_stage: stage.0, entry_point: (*entry).to_string() };
+            let words = spv::write_vec(&module, &info, &spv::Options::default(), Some(&options))
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert_eq!(words[0], 0x0723_0203, "{name}: the magic number of SPIR-V");
+
+            let options = msl::Options { lang_version: (2, 0), fake_missing_bindings: true, ..msl::Options::default() };
+            let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(text.contains("kernel void"), "{name}");
+
+            let options = hlsl::Options { fake_missing_bindings: true, ..hlsl::Options::default() };
+            let mut text = String::new();
+            hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())
+                .write(&module, &info, None)
+                .unwrap_or_else(|e| panic!("{name}: {e}"));
+            assert!(text.contains("numthreads"), "{name}");
+        }
+    }
+}
