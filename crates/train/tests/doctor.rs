@@ -47,6 +47,7 @@ fn healthy_adapters_raise_nothing() {
         config(8),
         config(1),
         LoraConfig { init: Init::Gaussian, ..config(64) },
+        LoraConfig { use_dora: true, ..config(4) },
         LoraConfig { use_rslora: true, ..config(16) },
         LoraConfig { targets: common::list("embed_tokens,lm_head,v_proj"), ..config(4) },
     ] {

@@ -48,6 +48,9 @@ fn predicted_memory_is_what_is_measured() {
             64,
             options(4, 1, 4),
         ),
+        ("DoRA", DType::F32, LoraConfig { use_dora: true, ..config(8) }, 64, options(4, 1, 4)),
+        ("DoRA, dropout", DType::F32, LoraConfig { use_dora: true, dropout: 0.1, ..config(8) }, 64, options(4, 2, 4)),
+        ("A frozen", DType::F32, LoraConfig { freeze_a: true, ..config(32) }, 64, options(4, 2, 4)),
         ("odd sizes", DType::F32, config(2), 100, options(3, 2, 5)),
     ];
     let mut worst: f64 = 0.0;

@@ -32,7 +32,7 @@ pub(crate) fn lora_forward<B: Backend + ?Sized>(
     let dropped = dropped(b, op, x)?;
     let xd = dropped.as_ref().map_or(x, Temp::view);
     b.gemm(&Gemm::nt(m, r, k).precision(precision), xd, op.a, h.reborrow().set())?;
-    // In this order a row has the same bits among rows of other adapters (`lora_linear_multi`): s on h, the bias last.
+    // s on h and the bias last.
     let scaled = h.as_in().map(b, Map::Affine(op.scale, 0.0))?;
     b.gemm(&Gemm::nt(m, n, r).precision(precision), scaled.view(), op.b, y.reborrow().add())?;
     let Some(bias) = op.base.bias else { return Ok(()) };

@@ -118,9 +118,12 @@ fn what_does_not_fit_is_named() {
     assert!(e.starts_with("a.gguf: general.architecture is `llama`, not `qwen2`"), "{e}");
     let find = |what: &[u8]| bytes.windows(what.len()).position(|w| w == what).unwrap();
     let mut other = bytes.clone();
-    other[find(b"blk.0.attn_q.weight.lora_a") + 4] = b'7';
-    other[find(b"blk.0.attn_q.weight.lora_b") + 4] = b'7';
-    assert!(read(&other, &host).contains("blk.7.attn_q.weight.lora_a`: the model has no such layer"));
+    // Both halves of the pair.
+    for half in [&b"blk.0.attn_q.weight.lora_a"[..], b"blk.0.attn_q.weight.lora_b"] {
+        other[find(half) + 4] = b'7';
+    }
+    let e = read(&other, &host);
+    assert!(e.contains("blk.7.attn_q.weight.lora_") && e.contains("the model has no such layer"), "{e}");
     // A dimension of A: another model's.
     let mut other = bytes.clone();
     let at = find(b"blk.0.attn_q.weight.lora_a") + 26 + 4;

@@ -63,8 +63,8 @@ fn the_leading_triples_are_the_planted_ones() {
         let found = svd_lowrank(&g, 16, 4, &mut Rng::new(0, 0)).unwrap();
         assert_orthonormal(&found.u, bound);
         assert_orthonormal(&found.v, bound);
-        for i in 0..8 {
-            assert!((found.s[i] - s[i]).abs() < bound, "{i}: {} {}", found.s[i], s[i]);
+        for (i, planted) in s.iter().enumerate().take(8) {
+            assert!((found.s[i] - planted).abs() < bound, "{i}: {} {planted}", found.s[i]);
             let at = |x: &Matrix, r: usize, q: usize| x.data[r * x.cols + q];
             let du: f64 = (0..m).map(|r| at(&u, r, i) * at(&found.u, r, i)).sum();
             let dv: f64 = (0..n).map(|r| at(&v, r, i) * at(&found.v, r, i)).sum();

@@ -82,9 +82,9 @@ fn pissa_is_the_leading_part_of_the_weight() {
         let (a, b) = (Matrix::from_tensor(&pair.a).unwrap(), Matrix::from_tensor(&pair.b).unwrap());
         let leading = us.columns(&[0, 1]).times(&v.columns(&[0, 1]).transposed());
         close(&b.times(&a).scaled(pair.scale).data, &leading.data, 1e-5);
-        for i in 0..2 {
+        for (i, s) in s.iter().enumerate().take(2) {
             let length: f64 = a.data[i * 20..(i + 1) * 20].iter().map(|x| x * x).sum();
-            assert!((length - s[i] / pair.scale).abs() < 1e-5, "{length}");
+            assert!((length - s / pair.scale).abs() < 1e-5, "{length}");
         }
     }
 }

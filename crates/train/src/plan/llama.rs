@@ -8,7 +8,7 @@ use lowrank_lora::{Adapter, Host, LowRank, Module};
 use lowrank_models::{Llama, LlamaConfig};
 
 use super::meter::{Meter, Part};
-use super::rules::{Layer, Offset};
+use super::rules::Layer;
 use super::shadow::{Meta, Shadow, Tape};
 use super::{Flops, Memory};
 
@@ -32,12 +32,16 @@ impl<'a> Network<'a> {
             let pair = adapter.layers.get(name);
             let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
             let rank = pair.map(|p| p.rank);
-            let offset = pair.and_then(|p| p.offset.as_ref()).map(|_| pair.is_some_and(|p| p.dropout > 0.0));
+            let magnitude = pair.and_then(|p| p.magnitude.as_ref());
+            let offset = pair.is_some_and(|p| p.offset.is_some());
             let layer = Layer {
+                magnitude: magnitude.map(|t| leaf(n, t.requires_grad())),
+                dropout: pair.is_some_and(|p| p.dropout > 0.0) && tape.recording,
+                has_bias: module.base_tensors().count() > 1,
                 n,
                 k,
                 rank,
-                offset: offset.map(|dropout| Offset { dropout, frozen: leaf(0, false) }),
+                offset: offset.then(|| leaf(0, false)),
                 w: leaf(n * k, adapter.saved.contains_key(&weight)),
                 a: leaf(rank.unwrap_or(0) * k, pair.is_some_and(|p| p.a.requires_grad())),
                 b: leaf(rank.unwrap_or(0) * n, pair.is_some_and(|p| p.b.requires_grad())),
@@ -172,7 +176,9 @@ const SCALARS: usize = 256;
 
 fn adapter_bytes(adapter: &Adapter) -> usize {
     let offset = |p: &LowRank| p.offset.as_ref().map_or(0, |o| o.a.bytes() + o.b.bytes());
-    let pairs = adapter.layers.values().map(|p| p.a.bytes() + p.b.bytes() + offset(p));
+    // Beside the magnitudes, a layer keeps the squares of its rows' norms: as many.
+    let magnitudes = |p: &LowRank| 2 * p.magnitude.as_ref().map_or(0, |m| m.bytes());
+    let pairs = adapter.layers.values().map(|p| p.a.bytes() + p.b.bytes() + offset(p) + magnitudes(p));
     let whole = adapter.saved.values().chain(adapter.biases.values()).map(|t| t.bytes());
     pairs.chain(whole).sum()
 }

@@ -1,5 +1,6 @@
 //! What a run is going to do, and the memory it needs.
 
+mod dora;
 mod llama;
 mod meter;
 mod modules;

@@ -44,7 +44,9 @@ pub fn families(host: &dyn Host, adapter: &Adapter) -> Vec<Family> {
             let key = format!("{name}.{part}");
             adapter.saved.get(&key).or(adapter.biases.get(&key)).map_or(0, |t| t.len())
         };
-        let pair_len = pair.map_or(0, |p| [&p.a, &p.b].iter().filter(|t| t.requires_grad()).map(|t| t.len()).sum());
+        let parts = pair.map_or_else(Vec::new, |p| [Some(&p.a), Some(&p.b), p.magnitude.as_ref()].into());
+        let trained = parts.into_iter().flatten().filter(|t| t.requires_grad());
+        let pair_len: usize = trained.map(|t| t.len()).sum();
         let new = Family {
             name: star(name),
             kind: m.kind().to_string(),

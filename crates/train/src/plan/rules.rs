@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use super::dora::Dora;
 use super::meter::Bytes;
 use super::shadow::{Grads, Meta, Shadow, Tape};
 
@@ -21,6 +22,7 @@ pub(super) enum Rule {
         _h: Rc<Bytes>,
         _pair: Vec<Shadow>,
     },
+    Dora(Box<Dora>),
     LoraEmbedding {
         count: usize,
         dim: usize,
@@ -73,6 +75,7 @@ impl Rule {
                 let dbias = grads.slot(4);
                 grads.put(dbias);
             }
+            Rule::Dora(dora) => dora.backward(grads),
             Rule::LoraEmbedding { count, dim, r, .. } => {
                 let slots = [0, 1, 2].map(|i| grads.slot(i));
                 drop(slots[1].is_some().then(|| tape.alloc(count * r)));
@@ -105,11 +108,15 @@ impl Rule {
 
 /// A linear layer's trainable parts and rank.
 pub(super) struct Layer {
+    /// DoRA's magnitudes.
+    pub(super) magnitude: Option<Rc<Meta>>,
+    pub(super) dropout: bool,
+    pub(super) has_bias: bool,
     pub(super) n: usize,
     pub(super) k: usize,
     pub(super) rank: Option<usize>,
-    /// What the pair's init took off the base.
-    pub(super) offset: Option<Offset>,
+    /// Its init took a pair of the same rank off the base; stands for every frozen tensor.
+    pub(super) offset: Option<Rc<Meta>>,
     /// W, A, B, bias: frozen ones have `needs` false.
     pub(super) w: Rc<Meta>,
     pub(super) a: Rc<Meta>,
@@ -117,34 +124,29 @@ pub(super) struct Layer {
     pub(super) bias: Rc<Meta>,
 }
 
-/// A frozen pair of the layer's rank beside the trained one.
-pub(super) struct Offset {
-    /// The trained branch has dropout while recording.
-    pub(super) dropout: bool,
-    /// Stands for every frozen tensor.
-    pub(super) frozen: Rc<Meta>,
-}
-
 impl Tape {
     /// `x Wᵀ + bias` of m rows, with the low-rank branch if the layer has one.
     pub(super) fn linear(&self, x: &Shadow, m: usize, l: &Layer) -> Shadow {
         let (n, k) = (l.n, l.k);
+        if let (Some(r), Some(magnitude)) = (l.rank, &l.magnitude) {
+            return self.dora(x, m, l, r, magnitude);
+        }
         match (l.rank, &l.offset) {
             (None, _) => self.product(x, [m, n, k], [&l.w, &l.bias]),
             (Some(r), None) => self.lora(x, [m, n, k], r, [&l.w, &l.a, &l.b, &l.bias], Vec::new()),
-            (Some(r), Some(o)) if !(o.dropout && self.recording) => {
+            (Some(r), Some(o)) if !l.dropout => {
                 let joined = |part: &Rc<Meta>, len: usize| self.record(self.fresh(len), &[part], || Rule::Concat);
                 let (a, b) = (joined(&l.a, 2 * r * k), joined(&l.b, 2 * r * n));
                 self.lora(x, [m, n, k], 2 * r, [&l.w, &a.meta, &b.meta, &l.bias], vec![a.clone(), b.clone()])
             }
             (Some(r), Some(o)) => {
-                let y = self.lora(x, [m, n, k], r, [&l.w, &o.frozen, &o.frozen, &l.bias], Vec::new());
+                let y = self.lora(x, [m, n, k], r, [&l.w, o, o, &l.bias], Vec::new());
                 let plain = |x: &Shadow| {
                     let y = self.fresh(x.meta.bytes / self.size);
                     self.record(y, &[&x.meta], || Rule::Plain { flops: 0, _saved: Vec::new(), _more: None })
                 };
-                let h = self.product(&plain(x), [m, r, k], [&l.a, &o.frozen]);
-                self.add(&y, &plain(&self.product(&h, [m, n, r], [&l.b, &o.frozen])))
+                let h = self.product(&plain(x), [m, r, k], [&l.a, o]);
+                self.add(&y, &plain(&self.product(&h, [m, n, r], [&l.b, o])))
             }
         }
     }
