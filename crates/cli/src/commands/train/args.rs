@@ -87,8 +87,8 @@ pub struct AdapterArgs {
     /// Leave A as it starts and train B alone (LoRA-FA)
     #[arg(long)]
     pub freeze_a: bool,
-    /// How A and B start: default, gaussian, orthogonal, pissa[:niter=N], olora, eva[:batches=N],
-    /// lora-ga[:SETTINGS], both-zero or both-random; see below
+    /// How A and B start: default, gaussian, orthogonal, pissa or pissa:niter=N, olora, eva or eva:batches=N,
+    /// lora-ga or lora-ga:SETTINGS, both-zero or both-random; see below
     #[arg(long, value_name = "INIT", default_value = "default")]
     pub init: Init,
     /// Which biases are trained: none, all or lora_only
