@@ -22,6 +22,7 @@ pub fn attach(host: &mut dyn Host, adapter: &Adapter) -> Result<()> {
             lora: adapter.layers.get(&name).cloned(),
             weight: adapter.saved.get(&format!("{name}.weight")).cloned(),
             bias: adapter.saved.get(&bias).or(adapter.biases.get(&bias)).cloned(),
+            probe: None,
             merged: None,
         };
     });
@@ -58,6 +59,13 @@ fn check(host: &dyn Host, adapter: &Adapter) -> Result<()> {
         let Some((a, b)) = shapes else {
             return refuse(name, format!("the layer's kind is {}, the adapter's {}", m.kind, pair.kind));
         };
+        if let Some(o) = &pair.offset {
+            if m.kind != Kind::Linear {
+                return refuse(name, format!("an offset is for linear layers, not for an {}", m.kind));
+            }
+            fits(name, "A₀", &o.a, &[o.a.shape().first().copied().unwrap_or(0), a[1]])?;
+            fits(name, "B₀", &o.b, &[b[0], o.a.shape().first().copied().unwrap_or(0)])?;
+        }
         fits(name, "A", &pair.a, &a)?;
         fits(name, "B", &pair.b, &b)?;
         match &pair.magnitude {

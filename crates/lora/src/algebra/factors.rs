@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lowrank_core::Tensor;
+use lowrank_core::{Tensor, no_grad};
 
 use crate::{Adapter, Error, Kind, LowRank, Result};
 
@@ -22,10 +22,11 @@ pub(crate) struct Factors {
 impl Factors {
     /// Waits for the device.
     pub fn of(pair: &LowRank) -> Result<Self> {
-        let (&[n, r], &[_, k]) = (pair.b.shape(), pair.a.shape()) else {
+        let (a, b) = no_grad(|| pair.product())?;
+        let (&[n, r], &[_, k]) = (b.shape(), a.shape()) else {
             return Err(Error::adapter("a pair's tensors are no matrices"));
         };
-        let (left, right) = (pair.b.to_f64()?, pair.a.to_f64()?);
+        let (left, right) = (b.to_f64()?, a.to_f64()?);
         Ok(Factors { kind: pair.kind, n, k, r, scale: pair.scale, left, right })
     }
 

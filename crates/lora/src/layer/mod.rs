@@ -4,11 +4,15 @@
 mod embedding;
 mod linear;
 mod norm;
+mod offset;
+mod probe;
 
 pub use embedding::Embedding;
 pub use linear::Linear;
 use lowrank_core::{Tensor, is_grad_enabled};
 pub use norm::Norm;
+pub use offset::Offset;
+pub use probe::Probe;
 
 use crate::Kind;
 
@@ -31,6 +35,8 @@ pub struct LowRank {
     pub alpha: f64,
     /// What it belongs on.
     pub kind: Kind,
+    /// What is taken off the base, for inits that split it (PiSSA, OLoRA, LoRA-GA).
+    pub offset: Option<Offset>,
 }
 
 impl LowRank {
@@ -49,6 +55,8 @@ pub(crate) struct Slot {
     pub weight: Option<Tensor>,
     /// Takes the bias's place (modules_to_save, or trained biases).
     pub bias: Option<Tensor>,
+    /// Looks at what flows through a linear layer; not an adapter's.
+    pub probe: Option<std::sync::Arc<dyn Probe>>,
     /// While merged: the weight with the above in it, in the base's dtype.
     pub merged: Option<Tensor>,
 }

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::{from_files, to_files};
+use super::{from_files, pair, to_files};
 use crate::files::{io_error, read, write_atomically};
 use crate::{Adapter, Error, Host, Result};
 
@@ -35,6 +35,11 @@ pub fn load(dir: &Path, host: &dyn Host) -> Result<Adapter> {
         other => other?,
     };
     let (config_file, tensors_file) = (config_path.display().to_string(), tensors_path.display().to_string());
+    if pair::is_pair(&config) {
+        let init_path = dir.join(pair::INIT_FILE);
+        let names = [&*config_file, &tensors_file, &init_path.display().to_string()];
+        return pair::load(&name_of(dir), names, &config, [&tensors, &read(&init_path)?], host);
+    }
     from_files(&name_of(dir), &config_file, &config, &tensors_file, &tensors, host)
 }
 

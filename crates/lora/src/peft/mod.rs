@@ -8,15 +8,19 @@ mod config;
 mod fields;
 mod files;
 pub(crate) mod keys;
+mod pair;
 mod read;
 
 pub use files::{CONFIG_FILE, TENSORS_FILE, load, save};
+pub use pair::{INIT_FILE, save_pair};
 
 use crate::{Adapter, Host, LoraConfig, Result, write_tensors};
 
 /// The contents of the configuration file and of the tensor file. `base` names the base model; without it, what the
-/// configuration was loaded with stays.
+/// configuration was loaded with stays. An adapter whose init split the base is written for the base as it is, see
+/// [`Adapter::plain`].
 pub fn to_files(adapter: &Adapter, base: Option<&str>) -> Result<(String, Vec<u8>)> {
+    let adapter = &adapter.plain()?;
     Ok((config::render(&adapter.config, base)?, write_tensors(&adapter.tensors())?))
 }
 
@@ -39,7 +43,10 @@ pub fn from_files(
 
 /// A configuration file's content alone; `file` is for messages. What cannot be supported is refused by name.
 pub fn read_config(file: &str, json: &str) -> Result<LoraConfig> {
-    Ok(config::parse(file, json)?.config)
+    match pair::is_pair(json) {
+        true => pair::config(file, json),
+        false => Ok(config::parse(file, json)?.config),
+    }
 }
 
 #[cfg(test)]

@@ -51,7 +51,7 @@ pub(super) fn adapter(
         let magnitude = if adapter.config.use_dora { Some(reader.magnitude(m)?) } else { None };
         let (config, alpha, rank) = (&adapter.config, *alpha, *rank);
         let scale = config.scale(rank, alpha);
-        let pair = LowRank { a, b, magnitude, scale, dropout: config.dropout, rank, alpha, kind: m.kind };
+        let pair = LowRank { a, b, magnitude, scale, dropout: config.dropout, rank, alpha, kind: m.kind, offset: None };
         adapter.layers.insert(m.name.clone(), pair);
         reader.same_as_base(m, Part::Weight)?;
     }

@@ -58,7 +58,7 @@ pub struct Plan {
 pub struct Memory {
     /// The model's weights and rotary tables.
     pub weights: usize,
-    /// The adapter's weights.
+    /// The adapter's weights, and what its init took off the base.
     pub adapter: usize,
     /// Their gradients, as far as they exist at that moment.
     pub gradients: usize,

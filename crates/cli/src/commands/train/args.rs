@@ -6,6 +6,7 @@ use lowrank_core::optim::Schedule;
 use lowrank_lora::{Bias, Init, LoraConfig, Targets};
 use lowrank_train::{Length, Options};
 
+use super::init::SaveAs;
 use crate::args::{DataArgs, DeviceArgs, ModelArgs};
 
 /// Options of `train`.
@@ -16,7 +17,20 @@ Examples:
       fine-tunes the built-in model on the built-in text
   lowrank train --model ./SmolLM2-135M --data notes.txt --rank 16 --epochs 3 --out notes-lora
   lowrank train --data answers.jsonl --targets q_proj,v_proj --lr 1e-3 --schedule cosine --warmup 10
-  lowrank train --targets 're:.*\\.(up|down)_proj' --batch 4 --grad-accum 4 --seq-len 64 --threads 2")]
+  lowrank train --targets 're:.*\\.(up|down)_proj' --batch 4 --grad-accum 4 --seq-len 64 --threads 2
+  lowrank train --init lora-ga --lr 3e-4
+  lowrank train --init lora-ga:direction=ArB2r,scale=stable,gamma=16,batches=8,estimator=streamed,passes=4
+
+Settings of --init lora-ga, with their defaults (LoRA-GA wants about a tenth of LoRA's learning rate):
+  direction=ArB2r    ArB2r, A2rBr, ArBr or random: which of the gradient's singular vectors A and B get
+  scale=stable       stable (n^1/4 / sqrt gamma), gd (1/s), unit (1) or weight_svd
+  zeta=forward       instead of scale: forward (the same as stable), backward (k^1/4 / sqrt gamma) or a number
+  gamma=16           larger starts smaller
+  norm_clip=false    no element of s B A above the largest of W
+  batches=8,batch=1  micro-batches that the gradient is summed over, and their examples
+  estimator=full     alive=1: gradients in memory at a time; niter=4: iterations of their SVD
+  estimator=streamed passes=4: over the micro-batches; forms no gradient, all layers at once
+--init pissa takes the exact SVD, pissa:niter=4 a randomised one; eva:batches=8 looks at so many examples")]
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -31,6 +45,10 @@ pub struct Args {
     /// Directory for adapter, metrics, summary and picture; an existing one is not overwritten
     #[arg(long, value_name = "DIR", default_value = "lowrank-out", help_heading = "Output")]
     pub out: PathBuf,
+    /// How an adapter whose init split the base (pissa, olora, lora-ga) is written: plain (rank 2r, exact),
+    /// recompressed (the best of rank r) or pair (adapter and init, for lowrank only)
+    #[arg(long, value_name = "FORM", default_value = "plain", help_heading = "Output")]
+    pub save_as: SaveAs,
     /// Print nothing but errors
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,
@@ -69,8 +87,9 @@ pub struct AdapterArgs {
     /// Leave A as it starts and train B alone (LoRA-FA)
     #[arg(long)]
     pub freeze_a: bool,
-    /// How A and B start: default, gaussian, both-zero or both-random
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    /// How A and B start: default, gaussian, orthogonal, pissa or pissa:niter=N, olora, eva or eva:batches=N,
+    /// lora-ga or lora-ga:SETTINGS, both-zero or both-random; see below
+    #[arg(long, value_name = "INIT", default_value = "default")]
     pub init: Init,
     /// Which biases are trained: none, all or lora_only
     #[arg(long, value_name = "NAME", default_value = "none")]
