@@ -1,0 +1,29 @@
+//! The CUDA kernels of lowrank as PTX text: an index, nothing else.
+//!
+//! Sources are `cu/*.cu`, CUDA C++ without CUDA headers; `build.sh` compiles them to `ptx/*.ptx`, which are committed
+//! with the hash of their source, so that users need a driver and no toolkit.
+
+/// A file of kernels, ready for the driver.
+#[derive(Clone, Copy, Debug)]
+pub struct Module {
+    /// As its file is called, without the ending.
+    pub name: &'static str,
+    /// PTX.
+    pub ptx: &'static str,
+}
+
+macro_rules! modules {
+    ($($(#[$doc:meta])* $id:ident = $name:literal;)*) => {
+        $(
+            $(#[$doc])*
+            pub const $id: Module = Module { name: $name, ptx: include_str!(concat!("../ptx/", $name, ".ptx")) };
+        )*
+        /// Every file.
+        pub const ALL: &[Module] = &[$($id),*];
+    };
+}
+
+modules! {
+    /// Strided copies and constants.
+    COPY = "copy";
+}
