@@ -26,4 +26,16 @@ macro_rules! modules {
 modules! {
     /// Strided copies and constants.
     COPY = "copy";
+    /// The mask of Philox.
+    DROPOUT = "dropout";
+    /// Products in f32 on the FMA units.
+    GEMM_SIMT = "gemm_simt";
+    /// Functions of one operand, and casts.
+    MAP = "map";
+    /// Permutations, rows by index, and their gradients.
+    MOVING = "moving";
+    /// Sums and maxima.
+    REDUCE = "reduce";
+    /// Functions of two operands, with broadcasting.
+    ZIP = "zip";
 }
