@@ -34,8 +34,16 @@ modules! {
     MAP = "map";
     /// Permutations, rows by index, and their gradients.
     MOVING = "moving";
+    /// RMSNorm and LayerNorm.
+    NORM = "norm";
+    /// Gradient norm, AdamW and SGD over many tensors.
+    OPTIM = "optim";
     /// Sums and maxima.
     REDUCE = "reduce";
+    /// Rotary positions and the gated unit.
+    SEQUENCE = "sequence";
+    /// Softmax and cross entropy.
+    SOFTMAX = "softmax";
     /// Functions of two operands, with broadcasting.
     ZIP = "zip";
 }

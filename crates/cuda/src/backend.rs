@@ -3,11 +3,11 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lowrank_backend::{
-    Backend, Block, Broadcast, Buffer, DType, Dropout, Error, Gemm, In, Map, Out, Precision, Readback, Reduce, Result,
-    Rows, Slot, Stats, Zip,
+    AdamW, AdamWParam, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Error, Gemm, In, LoraEmbedding,
+    Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd, SgdParam, Slot, Stats, Zip,
 };
 
-use crate::{Cuda, elementwise, gemm, moving, reduce};
+use crate::{Cuda, elementwise, gemm, lora_embedding, moving, optim, reduce, rows, sequence};
 
 impl Backend for Cuda {
     fn name(&self) -> String {
@@ -104,5 +104,126 @@ impl Backend for Cuda {
 
     fn dropout(&self, op: &Dropout, scalars: In<'_>, x: In<'_>, y: Slot<'_>) -> Result<()> {
         elementwise::dropout(self, op, scalars, x, y)
+    }
+
+    fn lora_embedding_forward(&self, op: &LoraEmbedding<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
+        lora_embedding::lora_embedding_forward(self, op, y, h)
+    }
+
+    fn lora_embedding_backward(
+        &self,
+        op: &LoraEmbedding<'_>,
+        h: In<'_>,
+        gy: In<'_>,
+        da: Option<Slot<'_>>,
+        db: Option<Slot<'_>>,
+    ) -> Result<()> {
+        lora_embedding::lora_embedding_backward(self, op, h, gy, da, db)
+    }
+
+    fn softmax_forward(&self, op: &Matrix, x: In<'_>, y: Out<'_>) -> Result<()> {
+        rows::softmax_forward(self, op, x, y)
+    }
+
+    fn softmax_backward(&self, op: &Matrix, y: In<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
+        rows::softmax_backward(self, op, y, gy, dx)
+    }
+
+    fn rms_norm_forward(&self, op: &Norm, x: In<'_>, w: In<'_>, y: Out<'_>, rstd: Out<'_>) -> Result<()> {
+        rows::norm_forward(self, "rms_norm_forward", op, x, w, None, y, rstd)
+    }
+
+    fn rms_norm_backward(
+        &self,
+        op: &Norm,
+        x: In<'_>,
+        w: In<'_>,
+        rstd: In<'_>,
+        gy: In<'_>,
+        dx: Option<Slot<'_>>,
+        dw: Option<Slot<'_>>,
+    ) -> Result<()> {
+        rows::norm_backward(self, "rms_norm_backward", op, x, w, None, rstd, gy, dx, dw, None)
+    }
+
+    fn layer_norm_forward(
+        &self,
+        op: &Norm,
+        x: In<'_>,
+        w: In<'_>,
+        b: In<'_>,
+        y: Out<'_>,
+        mean: Out<'_>,
+        rstd: Out<'_>,
+    ) -> Result<()> {
+        rows::norm_forward(self, "layer_norm_forward", op, x, w, Some((b, mean)), y, rstd)
+    }
+
+    fn layer_norm_backward(
+        &self,
+        op: &Norm,
+        x: In<'_>,
+        w: In<'_>,
+        mean: In<'_>,
+        rstd: In<'_>,
+        gy: In<'_>,
+        dx: Option<Slot<'_>>,
+        dw: Option<Slot<'_>>,
+        db: Option<Slot<'_>>,
+    ) -> Result<()> {
+        rows::norm_backward(self, "layer_norm_backward", op, x, w, Some(mean), rstd, gy, dx, dw, db)
+    }
+
+    fn rope(&self, op: &Rope, x: In<'_>, cos: In<'_>, sin: In<'_>, y: Slot<'_>) -> Result<()> {
+        sequence::rope(self, op, x, cos, sin, y)
+    }
+
+    fn swiglu_forward(&self, gate: In<'_>, up: In<'_>, y: Out<'_>) -> Result<()> {
+        sequence::swiglu_forward(self, gate, up, y)
+    }
+
+    fn swiglu_backward(
+        &self,
+        gate: In<'_>,
+        up: In<'_>,
+        gy: In<'_>,
+        dgate: Option<Slot<'_>>,
+        dup: Option<Slot<'_>>,
+    ) -> Result<()> {
+        sequence::swiglu_backward(self, gate, up, gy, dgate, dup)
+    }
+
+    fn cross_entropy_forward(
+        &self,
+        op: &CrossEntropy,
+        logits: In<'_>,
+        targets: In<'_>,
+        loss: Out<'_>,
+        lse: Out<'_>,
+    ) -> Result<()> {
+        rows::cross_entropy_forward(self, op, logits, targets, loss, lse)
+    }
+
+    fn cross_entropy_backward(
+        &self,
+        op: &CrossEntropy,
+        logits: Out<'_>,
+        targets: In<'_>,
+        lse: In<'_>,
+        gy: In<'_>,
+    ) -> Result<()> {
+        rows::cross_entropy_backward(self, op, logits, targets, lse, gy)
+    }
+
+    fn grad_norm(&self, grads: &[In<'_>], max_norm: Option<f64>, scalars: Out<'_>) -> Result<()> {
+        optim::grad_norm(self, grads, max_norm, scalars)
+    }
+
+    fn adamw(&self, op: &AdamW, scalars: In<'_>, params: &mut [AdamWParam<'_>]) -> Result<()> {
+        optim::adamw(self, op, scalars, params)
+    }
+
+    fn sgd(&self, op: &Sgd, scalars: In<'_>, params: &mut [SgdParam<'_>]) -> Result<()> {
+        optim::sgd(self, op, scalars, params)
     }
 }

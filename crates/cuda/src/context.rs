@@ -159,7 +159,11 @@ impl Context {
             let end = log.iter().position(|&b| b == 0).unwrap_or(LOG);
             let log = String::from_utf8_lossy(&log[..end]).trim().replace('\n', "; ");
             let why = driver::text(e);
-            self.error(format!("the driver ({}) does not compile {}.ptx: {why}: {log}", driver::version(self.info.driver), module.name))
+            self.error(format!(
+                "the driver ({}) does not compile {}.ptx: {why}: {log}",
+                driver::version(self.info.driver),
+                module.name
+            ))
         })?;
         Ok(raw)
     }

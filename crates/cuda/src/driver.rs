@@ -47,7 +47,10 @@ impl DeviceInfo {
         }
         // A kernel for compute capability 8.0 is translated by any later driver's compiler, 9.0 needs CUDA 11.8.
         if major >= 9 && self.driver < 11_080 {
-            return refuse(format!("the driver ({}) is too old for this GPU; install one of CUDA 12", version(self.driver)));
+            return refuse(format!(
+                "the driver ({}) is too old for this GPU; install one of CUDA 12",
+                version(self.driver)
+            ));
         }
         Ok(())
     }
@@ -117,7 +120,8 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
 
 /// An error of the driver in words, with its name.
 pub(crate) fn text(e: DriverError) -> String {
-    let name = e.error_name().map(|s| s.to_string_lossy().into_owned()).unwrap_or_else(|_| format!("error {}", e.0 as i32));
+    let name =
+        e.error_name().map(|s| s.to_string_lossy().into_owned()).unwrap_or_else(|_| format!("error {}", e.0 as i32));
     match e.error_string() {
         Ok(words) => format!("{} ({name})", words.to_string_lossy()),
         Err(_) => name,

@@ -88,7 +88,15 @@ impl Cuda {
     pub(crate) fn launch(&self, op: &'static str, module: &'static Module, entry: &'static str) -> Launch<'_> {
         #[cfg(test)]
         let module = crate::tests::mutant(module);
-        Launch { cuda: self, op, module, entry, words: Vec::with_capacity(24), starts: Vec::with_capacity(16), shared: 0 }
+        Launch {
+            cuda: self,
+            op,
+            module,
+            entry,
+            words: Vec::with_capacity(24),
+            starts: Vec::with_capacity(16),
+            shared: 0,
+        }
     }
 }
 
@@ -141,6 +149,13 @@ impl Launch<'_> {
         self
     }
 
+    /// Appends a parameter that is a struct, by its bytes.
+    pub fn words(&mut self, words: &[u64]) -> &mut Self {
+        self.starts.push(self.words.len());
+        self.words.extend_from_slice(words);
+        self
+    }
+
     /// Appends constants, rounded once.
     pub fn f32s(&mut self, values: &[f64]) -> &mut Self {
         for &value in values {
@@ -183,9 +198,7 @@ impl Launch<'_> {
         let [x, y, z] = grid.map(|n| n as u32);
         self.cuda.counters.launches.fetch_add(1, Relaxed);
         // SAFETY: the arguments are those of the kernel, and their memory is freed behind it on the same stream.
-        unsafe {
-            result::launch_kernel(f.0, (x, y, z), (threads, 1, 1), self.shared, self.cuda.stream.raw, &mut args)
-        }
-        .map_err(|e| context.failed(&format!("{} ({})", self.op, self.entry), e))
+        unsafe { result::launch_kernel(f.0, (x, y, z), (threads, 1, 1), self.shared, self.cuda.stream.raw, &mut args) }
+            .map_err(|e| context.failed(&format!("{} ({})", self.op, self.entry), e))
     }
 }

@@ -16,9 +16,13 @@ mod driver;
 mod elementwise;
 mod gemm;
 mod launch;
+mod lora_embedding;
 mod memory;
 mod moving;
+mod optim;
 mod reduce;
+mod rows;
+mod sequence;
 mod staging;
 #[cfg(test)]
 mod tests;
