@@ -61,6 +61,12 @@ pub(crate) fn version(v: i32) -> String {
     format!("CUDA {}.{}", v / 1000, v % 1000 / 10)
 }
 
+/// Why a driver of this version does not do, if so.
+pub(crate) fn too_old(v: i32) -> Option<String> {
+    let (have, need) = (version(v), version(OLDEST_DRIVER));
+    (v < OLDEST_DRIVER).then(|| format!("the NVIDIA driver is too old: it is of {have}, kernels need {need} or later"))
+}
+
 /// Fails with one line unless the driver's library is here, new enough and willing. Returns its version.
 fn start() -> Result<i32> {
     let failed = |detail: String| Error::Device { device: "cuda".to_string(), detail };
@@ -74,9 +80,8 @@ fn start() -> Result<i32> {
     let mut v = 0;
     // SAFETY: writes one integer; allowed before cuInit.
     unsafe { sys::cuDriverGetVersion(&mut v) }.result().map_err(|e| failed(text(e)))?;
-    if v < OLDEST_DRIVER {
-        let (have, need) = (version(v), version(OLDEST_DRIVER));
-        return Err(failed(format!("the NVIDIA driver is too old: it is of {have}, kernels need {need} or later")));
+    if let Some(detail) = too_old(v) {
+        return Err(failed(detail));
     }
     match result::init() {
         Ok(()) => Ok(v),

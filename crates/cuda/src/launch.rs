@@ -86,8 +86,6 @@ impl Cuda {
 
     /// A call of a kernel, to be given its arguments in the order of its parameters.
     pub(crate) fn launch(&self, op: &'static str, module: &'static Module, entry: &'static str) -> Launch<'_> {
-        #[cfg(test)]
-        let module = crate::tests::mutant(module);
         Launch {
             cuda: self,
             op,
