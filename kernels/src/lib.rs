@@ -3,6 +3,9 @@
 //! Sources are `cu/*.cu`, CUDA C++ without CUDA headers; `build.sh` compiles them to `ptx/*.ptx`, which are committed
 //! with the hash of their source, so that users need a driver and no toolkit.
 
+pub mod gemm;
+pub mod launch;
+
 /// A file of kernels, ready for the driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Module {
@@ -26,4 +29,6 @@ macro_rules! modules {
 modules! {
     /// Strided copies and constants.
     COPY = "copy";
+    /// Matrix products on FMA units, with a low-rank tail.
+    GEMM = "gemm";
 }
