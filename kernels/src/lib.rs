@@ -3,6 +3,9 @@
 //! Sources are `cu/*.cu`, CUDA C++ without CUDA headers; `build.sh` compiles them to `ptx/*.ptx`, which are committed
 //! with the hash of their source, so that users need a driver and no toolkit.
 
+pub mod gemm;
+pub mod launch;
+
 /// A file of kernels, ready for the driver.
 #[derive(Clone, Copy, Debug)]
 pub struct Module {
@@ -10,6 +13,13 @@ pub struct Module {
     pub name: &'static str,
     /// PTX.
     pub ptx: &'static str,
+}
+
+impl Module {
+    /// The file of this name.
+    pub fn named(name: &str) -> Option<&'static Module> {
+        ALL.iter().find(|module| module.name == name)
+    }
 }
 
 macro_rules! modules {
@@ -28,8 +38,8 @@ modules! {
     COPY = "copy";
     /// The mask of Philox.
     DROPOUT = "dropout";
-    /// Products in f32 on the FMA units.
-    GEMM_SIMT = "gemm_simt";
+    /// Matrix products on FMA units, with a low-rank tail.
+    GEMM = "gemm";
     /// Functions of one operand, and casts.
     MAP = "map";
     /// Permutations, rows by index, and their gradients.
