@@ -5,6 +5,7 @@
 
 pub mod gemm;
 pub mod launch;
+pub mod lora;
 
 /// A file of kernels, ready for the driver.
 #[derive(Clone, Copy, Debug)]
@@ -31,4 +32,6 @@ modules! {
     COPY = "copy";
     /// Matrix products on FMA units, with a low-rank tail.
     GEMM = "gemm";
+    /// The rank-r sums of the low-rank linear and its gradients.
+    LORA = "lora";
 }

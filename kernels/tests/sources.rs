@@ -63,7 +63,8 @@ fn ptx_is_fit_to_be_shipped() {
         assert!(ptx.contains(&format!("\n.version {version}\n")), "{name}: old drivers would refuse it");
         assert!(ptx.contains(&format!("\n.target {target}\n")), "{name}: wrong target");
         assert!(!ptx.contains(".local"), "{name}: registers are spilled, or an array is indexed at run time");
-        let float_atomic = ptx.lines().find(|l| (l.contains("atom.") || l.contains("red.")) && l.contains(".f"));
+        let atomic = |l: &str| l.split_whitespace().any(|w| w.starts_with("atom.") || w.starts_with("red."));
+        let float_atomic = ptx.lines().find(|l| atomic(l) && l.contains(".f"));
         assert_eq!(float_atomic, None, "{name}: sums of float atomics have no fixed order");
     }
 }
