@@ -30,8 +30,31 @@ macro_rules! modules {
 modules! {
     /// Strided copies and constants.
     COPY = "copy";
+<<<<<<< HEAD
     /// Matrix products on FMA units, with a low-rank tail.
     GEMM = "gemm";
     /// The rank-r sums of the low-rank linear and its gradients.
     LORA = "lora";
+=======
+    /// The mask of Philox.
+    DROPOUT = "dropout";
+    /// Products in f32 on the FMA units.
+    GEMM_SIMT = "gemm_simt";
+    /// Functions of one operand, and casts.
+    MAP = "map";
+    /// Permutations, rows by index, and their gradients.
+    MOVING = "moving";
+    /// RMSNorm and LayerNorm.
+    NORM = "norm";
+    /// Gradient norm, AdamW and SGD over many tensors.
+    OPTIM = "optim";
+    /// Sums and maxima.
+    REDUCE = "reduce";
+    /// Rotary positions and the gated unit.
+    SEQUENCE = "sequence";
+    /// Softmax and cross entropy.
+    SOFTMAX = "softmax";
+    /// Functions of two operands, with broadcasting.
+    ZIP = "zip";
+>>>>>>> cuda
 }
