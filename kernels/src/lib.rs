@@ -30,12 +30,10 @@ macro_rules! modules {
 modules! {
     /// Strided copies and constants.
     COPY = "copy";
-<<<<<<< HEAD
     /// Matrix products on FMA units, with a low-rank tail.
     GEMM = "gemm";
     /// The rank-r sums of the low-rank linear and its gradients.
     LORA = "lora";
-=======
     /// The mask of Philox.
     DROPOUT = "dropout";
     /// Products in f32 on the FMA units.
@@ -56,5 +54,4 @@ modules! {
     SOFTMAX = "softmax";
     /// Functions of two operands, with broadcasting.
     ZIP = "zip";
->>>>>>> cuda
 }
