@@ -89,19 +89,19 @@ DEVICE void scale_tail(float (&acc)[T / 16][T / 16], const Gemm& g, float* stage
 #pragma unroll
     for (int j = 0; j < N; j++) {
       const float* v = &acc[i * 4 + j % 4][j / 4 * 4];
-      *(float4*)&own[j * THREADS * 4] = make_float4(v[0], v[1], v[2], v[3]);
+      store_shared4(&own[j * THREADS * 4], v[0], v[1], v[2], v[3]);
     }
 #pragma unroll 1
     for (int j = 0; j < N; j++) {
-      float4* at = (float4*)&own[j * THREADS * 4];
-      float4 x = *at;
+      float* at = &own[j * THREADS * 4];
+      float4 x = load_shared4(at);
       float v[4] = {x.x * g.s, x.y * g.s, x.z * g.s, x.w * g.s};
       mask4(v, (u64)(row + i * 64 + j % 4) * g.n + col + j / 4 * 64, g.drop, step);
-      *at = make_float4(v[0], v[1], v[2], v[3]);
+      store_shared4(at, v[0], v[1], v[2], v[3]);
     }
 #pragma unroll
     for (int j = 0; j < N; j++) {
-      float4 x = *(const float4*)&own[j * THREADS * 4];
+      float4 x = load_shared4(&own[j * THREADS * 4]);
       float* v = &acc[i * 4 + j % 4][j / 4 * 4];
       v[0] = x.x, v[1] = x.y, v[2] = x.z, v[3] = x.w;
     }
@@ -147,8 +147,8 @@ template <int T, bool TA, bool TB> DEVICE void gemm(Gemm g) {
           float fa[G][4], fb[G][4];
 #pragma unroll
           for (int i = 0; i < G; i++) {
-            float4 x = *(const float4*)&ra[kk * T + (tm ^ (kk / 4) << 3) + i * 64];
-            float4 y = *(const float4*)&rb[kk * T + (tn ^ (kk / 4) << 3) + i * 64];
+            float4 x = load_shared4(&ra[kk * T + (tm ^ (kk / 4) << 3) + i * 64]);
+            float4 y = load_shared4(&rb[kk * T + (tn ^ (kk / 4) << 3) + i * 64]);
             fa[i][0] = x.x, fa[i][1] = x.y, fa[i][2] = x.z, fa[i][3] = x.w;
             fb[i][0] = y.x, fb[i][1] = y.y, fb[i][2] = y.z, fb[i][3] = y.w;
           }
@@ -186,7 +186,7 @@ template <int T, bool TA, bool TB> DEVICE void gemm(Gemm g) {
       int valid = (int)min(g.n - min(g.n, col), 4u);
       if (row >= g.m || valid == 0) continue;
       float bias[4] = {0.f, 0.f, 0.f, 0.f}, v[4];
-      float4 q = *(const float4*)&out[id * 4 ^ (id / (T / 4) & 4) << 2];
+      float4 q = load_shared4(&out[id * 4 ^ (id / (T / 4) & 4) << 2]);
       if (g.bias) load4(bias, g.bias, col, valid, g.tbias, wide_bias);
 #pragma unroll
       for (int e = 0; e < 4; e++) v[e] = fmaf(g.alpha, ((const float*)&q)[e], bias[e]);

@@ -58,7 +58,8 @@ DEVICE void store4(void* c, u64 index, const float (&v)[4], int valid, u32 type,
         float4 o = *q;
         r = make_float4(o.x + r.x, o.y + r.y, o.z + r.z, o.w + r.w);
       }
-      *q = r;
+      // One instruction; the compiler would split some of these stores.
+      asm volatile("st.global.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(q), "f"(r.x), "f"(r.y), "f"(r.z), "f"(r.w) : "memory");
     } else {
       u32 w[2] = {0, 0};
       uint2* q = (uint2*)at;
@@ -112,7 +113,13 @@ DEVICE void mask4(float (&v)[4], u64 index, const Dropout& d, u32 step) {
 }
 
 DEVICE u32 shared_address(const void* p) { return (u32)__cvta_generic_to_shared(p); }
-// Four floats to shared memory in one instruction; the compiler splits such a store where it loses sight of alignment.
+// Four floats to and from shared memory in one instruction; the compiler splits such accesses now and then, and lanes
+// 16 bytes apart then meet in a bank.
+DEVICE float4 load_shared4(const float* p) {
+  float4 v;
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "r"(shared_address(p)));
+  return v;
+}
 DEVICE void store_shared4(float* p, float a, float b, float c, float d) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(p)), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }

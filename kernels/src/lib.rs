@@ -5,6 +5,7 @@
 
 pub mod gemm;
 pub mod launch;
+pub mod lora;
 
 /// A file of kernels, ready for the driver.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,8 @@ modules! {
     DROPOUT = "dropout";
     /// Matrix products on FMA units, with a low-rank tail.
     GEMM = "gemm";
+    /// The rank-r sums of the low-rank linear and its gradients.
+    LORA = "lora";
     /// Functions of one operand, and casts.
     MAP = "map";
     /// Permutations, rows by index, and their gradients.
