@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lowrank_backend::{
-    AdamW, AdamWParam, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Error, Gemm, In, LoraEmbedding,
-    Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd, SgdParam, Slot, Stats, Zip,
+    AdamW, AdamWParam, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Error, Gemm, In, Linear, Lora,
+    LoraEmbedding, Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd, SgdParam, Slot, Stats,
+    Weight, Zip,
 };
 
-use crate::{Cuda, elementwise, gemm, lora_embedding, moving, optim, reduce, rows, sequence};
+use crate::{Cuda, elementwise, gemm, linear, lora_embedding, moving, optim, reduce, rows, sequence};
 
 impl Backend for Cuda {
     fn name(&self) -> String {
@@ -104,6 +105,38 @@ impl Backend for Cuda {
 
     fn dropout(&self, op: &Dropout, scalars: In<'_>, x: In<'_>, y: Slot<'_>) -> Result<()> {
         elementwise::dropout(self, op, scalars, x, y)
+    }
+
+    fn dequantise(&self, w: Weight<'_>, out: Out<'_>) -> Result<()> {
+        match w {
+            Weight::Dense(w) => elementwise::cast(self, w, out),
+            _ => Err(Error::unsupported("dequantise", self.context.name(), "quantised weights")),
+        }
+    }
+
+    fn linear_forward(&self, op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
+        linear::linear_forward(self, op, x, y)
+    }
+
+    fn linear_backward(&self, op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
+        linear::linear_backward(self, op, gy, dx)
+    }
+
+    fn lora_forward(&self, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
+        linear::lora_forward(self, op, x, y, h)
+    }
+
+    fn lora_backward(
+        &self,
+        op: &Lora<'_>,
+        x: In<'_>,
+        h: In<'_>,
+        gy: In<'_>,
+        dx: Option<Slot<'_>>,
+        da: Option<Slot<'_>>,
+        db: Option<Slot<'_>>,
+    ) -> Result<()> {
+        linear::lora_backward(self, op, x, h, gy, dx, da, db)
     }
 
     fn lora_embedding_forward(&self, op: &LoraEmbedding<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {

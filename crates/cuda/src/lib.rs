@@ -16,6 +16,7 @@ mod driver;
 mod elementwise;
 mod gemm;
 mod launch;
+mod linear;
 mod lora_embedding;
 mod memory;
 mod moving;
