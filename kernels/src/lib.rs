@@ -3,6 +3,7 @@
 //! Sources are `cu/*.cu`, CUDA C++ without CUDA headers; `build.sh` compiles them to `ptx/*.ptx`, which are committed
 //! with the hash of their source, so that users need a driver and no toolkit.
 
+pub mod attention;
 pub mod gemm;
 pub mod launch;
 pub mod lora;
@@ -35,6 +36,8 @@ macro_rules! modules {
 }
 
 modules! {
+    /// Attention forward and backward.
+    ATTENTION = "attention";
     /// Strided copies and constants.
     COPY = "copy";
     /// The mask of Philox.

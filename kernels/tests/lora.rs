@@ -1,7 +1,7 @@
 //! The rank-r sums of `cu/lora.cu` against plain loops: ranks, tails in every dimension, types, masks, both modes.
 
 mod common;
-use common::{Gpu, close, mutate};
+use common::{Gpu, close, mutate, one_more};
 use lowrank_backend::philox;
 use lowrank_kernels::launch::{Dropout, Operand, Type};
 use lowrank_kernels::lora::{Plan, Slot};
@@ -221,11 +221,7 @@ fn faults_are_caught() {
     };
     assert!(!caught(text.to_string()));
     // m one too large.
-    let more = |line: &str| {
-        let register = line.trim().split([' ', '\t', ',', '{', '}']).find(|w| w.starts_with('%')).unwrap();
-        format!("{line}\nadd.u32 {register}, {register}, 1;")
-    };
-    assert!(caught(mutate(text, "lora_uv_16", "_param_0+48]", 0, more)));
+    assert!(caught(mutate(text, "lora_uv_16", "_param_0+48]", 0, one_more)));
     for entry in ["lora_u_16", "lora_v_16", "lora_uv_16"] {
         for i in 0..2 {
             assert!(caught(mutate(text, entry, "bar.sync", i, |_| String::new())), "{entry} barrier {i}");

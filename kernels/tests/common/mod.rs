@@ -152,3 +152,9 @@ pub fn mutate(text: &str, entry: &str, needle: &str, nth: usize, with: impl Fn(&
     assert!(seen > nth, "{entry} has only {seen} lines with {needle}");
     format!("{}{out}{}", &text[..start], &text[end..])
 }
+
+/// For [`mutate`]: the (first) register that a line loads becomes one larger.
+pub fn one_more(line: &str) -> String {
+    let register = line.trim().split([' ', '\t', ',', '{', '}']).find(|w| w.starts_with('%')).unwrap();
+    format!("{line}\nadd.u32 {register}, {register}, 1;")
+}
