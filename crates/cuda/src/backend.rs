@@ -3,12 +3,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lowrank_backend::{
-    AdamW, AdamWParam, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Error, Gemm, In, Linear, Lora,
-    LoraEmbedding, Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd, SgdParam, Slot, Stats,
-    Weight, Zip,
+    AdamW, AdamWParam, Attention, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Error, Gemm, In,
+    Linear, Lora, LoraEmbedding, Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd,
+    SgdParam, Slot, Stats, Weight, Zip,
 };
 
-use crate::{Cuda, elementwise, gemm, linear, lora_embedding, moving, optim, reduce, rows, sequence};
+use crate::{Cuda, attention, elementwise, gemm, linear, lora_embedding, moving, optim, reduce, rows, sequence};
 
 impl Backend for Cuda {
     fn name(&self) -> String {
@@ -152,6 +152,34 @@ impl Backend for Cuda {
         db: Option<Slot<'_>>,
     ) -> Result<()> {
         lora_embedding::lora_embedding_backward(self, op, h, gy, da, db)
+    }
+
+    fn attention_forward(
+        &self,
+        op: &Attention,
+        q: In<'_>,
+        k: In<'_>,
+        v: In<'_>,
+        y: Out<'_>,
+        lse: Out<'_>,
+    ) -> Result<()> {
+        attention::attention_forward(self, op, q, k, v, y, lse)
+    }
+
+    fn attention_backward(
+        &self,
+        op: &Attention,
+        q: In<'_>,
+        k: In<'_>,
+        v: In<'_>,
+        y: In<'_>,
+        lse: In<'_>,
+        gy: In<'_>,
+        dq: Option<Slot<'_>>,
+        dk: Option<Slot<'_>>,
+        dv: Option<Slot<'_>>,
+    ) -> Result<()> {
+        attention::attention_backward(self, op, q, k, v, y, lse, gy, dq, dk, dv)
     }
 
     fn softmax_forward(&self, op: &Matrix, x: In<'_>, y: Out<'_>) -> Result<()> {

@@ -10,6 +10,7 @@
 //! Results are the same bits on every run on one device: a sum has one owner and an order that depends on sizes only, and
 //! there are no float atomics.
 
+mod attention;
 mod backend;
 mod context;
 mod driver;
