@@ -4,6 +4,7 @@
 //! with the hash of their source, so that users need a driver and no toolkit.
 
 pub mod attention;
+pub mod decode;
 pub mod gemm;
 pub mod launch;
 pub mod lora;
@@ -46,6 +47,8 @@ modules! {
     GEMM = "gemm";
     /// The rank-r sums of the low-rank linear and its gradients.
     LORA = "lora";
+    /// The linear layer of a few rows.
+    DECODE = "decode";
     /// Functions of one operand, and casts.
     MAP = "map";
     /// Permutations, rows by index, and their gradients.

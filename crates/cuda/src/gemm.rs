@@ -1,6 +1,7 @@
 //! Products. Which tiles, and how they are cut, is planned in `kernels/`.
 
 use lowrank_backend::{DType, Dropout, Error, Gemm, In, Result, Scalars, Slot};
+use lowrank_kernels::decode;
 use lowrank_kernels::gemm::{Gemm as Product, Layout};
 use lowrank_kernels::launch::{Dropout as Mask, Operand, TooLarge, Type};
 
@@ -58,5 +59,18 @@ pub(crate) fn gemm(cuda: &Cuda, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) ->
         bias: None,
         tail: None,
     };
-    cuda.run_planned(OP, &product.launches().map_err(too_large(OP))?)
+    run(cuda, OP, &product)
+}
+
+/// Puts a product on the stream: a few rows against a weight are bound by the bytes of the weight, and have a kernel of
+/// their own.
+pub(crate) fn run(cuda: &Cuda, op: &'static str, p: &Product) -> Result<()> {
+    let masked = p.tail.is_some_and(|tail| tail.dropout.is_some());
+    if p.layout == Layout::NT && p.batch == 1 && p.m <= decode::MAX_ROWS && !masked {
+        let tail = p.tail.map(|t| decode::Tail { h: t.a, b: t.b, r: t.r, s: t.s });
+        let &Product { m, n, k, alpha, add, a, b, c, bias, .. } = p;
+        let few = decode::Decode { m, n, k, x: a, w: b, y: c, bias, tail, alpha, add };
+        return cuda.run_planned(op, few.launch().map_err(too_large(op))?.as_slice());
+    }
+    cuda.run_planned(op, &p.launches().map_err(too_large(op))?)
 }

@@ -10,7 +10,7 @@ use lowrank_kernels::launch::Operand;
 use lowrank_kernels::lora::{Plan, Slot as Sum};
 
 use crate::Cuda;
-use crate::gemm::{gemm, mask, operand, too_large};
+use crate::gemm::{gemm, mask, operand, run, too_large};
 use crate::launch::volume;
 
 /// The weight's elements.
@@ -68,20 +68,16 @@ fn backward(cuda: &Cuda, name: &'static str, op: &Linear<'_>, gy: In<'_>, dx: &S
     })
 }
 
-fn run(cuda: &Cuda, name: &'static str, product: Product) -> Result<()> {
-    cuda.run_planned(name, &product.launches().map_err(too_large(name))?)
-}
-
 /// `y = x Wᵀ (+ bias)`.
 pub(crate) fn linear_forward(cuda: &Cuda, op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
     const OP: &str = "linear_forward";
-    run(cuda, OP, forward(cuda, OP, op, x, &y)?)
+    run(cuda, OP, &forward(cuda, OP, op, x, &y)?)
 }
 
 /// `dx (+)= gy W`.
 pub(crate) fn linear_backward(cuda: &Cuda, op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
     const OP: &str = "linear_backward";
-    run(cuda, OP, backward(cuda, OP, op, gy, &dx)?)
+    run(cuda, OP, &backward(cuda, OP, op, gy, &dx)?)
 }
 
 /// A and B, checked.
@@ -123,7 +119,7 @@ pub(crate) fn lora_forward(cuda: &Cuda, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h:
         None => with_dropped(cuda, op, x, |x| gemm(cuda, &Gemm::nt(m, r, k), x, op.a, h.set()))?,
     }
     let tail = Tail { a: to, b, r, s: op.scale as f32, dropout: None };
-    run(cuda, OP, Product { tail: Some(tail), ..product })
+    run(cuda, OP, &Product { tail: Some(tail), ..product })
 }
 
 /// `u = s gy B; db (+)= s gyᵀ h; da (+)= uᵀ x̂; dx (+)= gy W + (u A) ⊙ mask`.
@@ -188,5 +184,5 @@ pub(crate) fn lora_backward(
     let Some(dx) = dx else { return Ok(()) };
     let product = backward(cuda, OP, &op.base, gy, &dx)?;
     let tail = Tail { a: u_at, b: a, r, s: 1.0, dropout: mask };
-    run(cuda, OP, Product { tail: Some(tail), ..product })
+    run(cuda, OP, &Product { tail: Some(tail), ..product })
 }
