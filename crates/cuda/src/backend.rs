@@ -63,6 +63,7 @@ impl Backend for Cuda {
     }
 
     fn sync(&self) -> Result<()> {
+        self.not_recording("sync")?;
         self.counters.waits.fetch_add(1, Relaxed);
         self.stream.wait()
     }

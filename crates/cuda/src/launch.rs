@@ -114,7 +114,10 @@ impl Cuda {
     ) -> Result<()> {
         let f = self.context.function(module, entry, shared)?;
         self.context.bind()?;
-        self.counters.launches.fetch_add(1, Relaxed);
+        match &self.stream.recordings().open {
+            Some(recording) => recording.count(),
+            None => _ = self.counters.launches.fetch_add(1, Relaxed),
+        }
         // SAFETY: as the caller promises; memory is freed behind the kernel on the same stream.
         unsafe { result::launch_kernel(f.raw, (x, y, z), (threads, 1, 1), shared, self.stream.raw, &mut args) }
             .map_err(|e| self.context.failed(&format!("{op} ({entry})"), e))
