@@ -7,7 +7,7 @@ use lowrank_lora::{Adapter, LoraConfig, Targets};
 use lowrank_models::Llama;
 
 use super::{Report, mean, spread};
-use crate::{Cell, CellResult, Chart, Dataset, Length, Options, Result, Series, Sweep, sweep};
+use crate::{Cell, CellResult, Chart, Dataset, Length, Options, Result, Series, Sweep, start_adapter, sweep};
 
 /// Learning rates of which each setting gets its best.
 const LRS: [f64; 3] = [3e-3, 1e-2, 3e-2];
@@ -90,7 +90,7 @@ fn run(
     for setting in &*settings {
         for lr in LRS {
             for seed in 0..effort.seeds {
-                let adapter = Adapter::create(model, "default", setting.config.clone(), seed)?;
+                let (adapter, _) = start_adapter(model, setting.config.clone(), data, seed, stop)?;
                 let options = Options {
                     batch: effort.batch,
                     length: Length::Steps(effort.steps),
