@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use lowrank_core::DType;
 use lowrank_lora::peft::{self, Split, Start};
 use lowrank_train::OutDir;
 
@@ -53,12 +54,18 @@ pub fn run(args: &Args) -> Result<()> {
     let out = OutDir::reserve(&args.out)?;
     interrupt::install(out.path(), false)?;
     let base = Base::of(args.model.as_deref(), Some(&args.adapter))?;
-    // As stored: a difference of weights that were rounded on the way would be no product of rank r.
-    let load = |base: &Base| base.load(&device, Some(base.stored_dtype()?));
+    // Without rounding on the way: a difference of weights that were rounded is no product of rank r.
+    let residual = args.residual.clone().map(Base::Dir);
+    let stored = base.stored_dtype()?;
+    let dtype = match residual.as_ref().map(Base::stored_dtype).transpose()? {
+        Some(other) if other != stored => DType::F32,
+        _ => stored,
+    };
+    let load = |base: &Base| base.load(&device, Some(dtype));
     let model = load(&base)?;
-    let (adapter, splits) = match (&args.residual, &args.start) {
-        (Some(dir), _) => {
-            let residual = load(&Base::Dir(dir.clone()))?;
+    let (adapter, splits) = match (&residual, &args.start) {
+        (Some(residual), _) => {
+            let residual = load(residual)?;
             peft::load_residual(&args.adapter, Start::Base(&residual), &model)?
         }
         (None, Some(start)) => peft::load_residual(&args.adapter, Start::Adapter(start), &model)?,
