@@ -1,0 +1,140 @@
+//! Initialisation, the one device, and its context.
+
+use std::ffi::{c_char, c_int, c_uint};
+
+use crate::abi::{Out, R, api};
+use crate::codes::*;
+use crate::state::{SHARED_DEFAULT, SHARED_OPTIN, State, TOTAL_MEMORY};
+
+const NAME: &str = "ptxsim (simulated)";
+
+fn device(s: &State, d: c_int) -> R {
+    s.ready()?;
+    if d == 0 { Ok(()) } else { Err(INVALID_DEVICE) }
+}
+
+/// `CUdevice_attribute` by number: the limits of compute capability 9.0.
+fn attribute(a: c_int) -> c_int {
+    match a {
+        1..=3 => 1024,
+        4 => 64,
+        5 => i32::MAX,
+        6 | 7 => 65535,
+        8 => SHARED_DEFAULT as c_int,
+        9 => 65536,
+        10 => 32,
+        12 | 82 => 65536,
+        13 => 1_000_000,
+        14 => 512,
+        16 => 132,
+        39 => 2048,
+        41 | 31 | 83 | 78 | 79 | 80 => 1,
+        75 => 9,
+        76 => 0,
+        81 => 233_472,
+        85 | 95 | 115 => 1,
+        97 => SHARED_OPTIN as c_int,
+        106 => 32,
+        111 => 1024,
+        120 => 1,
+        _ => 0,
+    }
+}
+
+api! {
+    always;
+    fn cuInit(_flags: c_uint) |s| {
+        s.initialised = true;
+        Ok(())
+    }
+    fn cuDriverGetVersion(o: Out<c_int>) |_s| { o.set(13000) }
+    fn cuDeviceGetCount(o: Out<c_int>) |s| {
+        s.ready()?;
+        o.set(1)
+    }
+    fn cuDeviceGet(o: Out<c_int>, n: c_int) |s| {
+        device(s, n)?;
+        o.set(0)
+    }
+    fn cuDeviceGetName(o: Out<c_char>, len: c_int, d: c_int) |s| {
+        device(s, d)?;
+        let n = NAME.len().min((len.max(1) - 1) as usize);
+        let mut text: Vec<c_char> = NAME.bytes().take(n).map(|b| b as c_char).collect();
+        text.push(0);
+        o.set_slice(&text)
+    }
+    fn cuDeviceGetUuid(o: Out<[u8; 16]>, d: c_int) |s| {
+        device(s, d)?;
+        o.set(*b"ptxsim simulated")
+    }
+    fn cuDeviceGetUuid_v2(o: Out<[u8; 16]>, d: c_int) |s| {
+        device(s, d)?;
+        o.set(*b"ptxsim simulated")
+    }
+    fn cuDeviceTotalMem_v2(o: Out<usize>, d: c_int) |s| {
+        device(s, d)?;
+        o.set(TOTAL_MEMORY as usize)
+    }
+    fn cuDeviceGetAttribute(o: Out<c_int>, a: c_int, d: c_int) |s| {
+        device(s, d)?;
+        o.set(attribute(a))
+    }
+    fn cuDevicePrimaryCtxRetain(o: Out<u64>, d: c_int) |s| {
+        device(s, d)?;
+        s.contexts += 1;
+        o.set(1)
+    }
+    fn cuDevicePrimaryCtxRelease_v2(d: c_int) |s| {
+        device(s, d)?;
+        s.contexts = s.contexts.saturating_sub(1);
+        Ok(())
+    }
+    fn cuCtxGetCurrent(o: Out<u64>) |s| {
+        s.ready()?;
+        o.set(s.current)
+    }
+    fn cuCtxSetCurrent(c: u64) |s| {
+        s.ready()?;
+        if c > 1 {
+            return Err(INVALID_CONTEXT);
+        }
+        s.current = c;
+        Ok(())
+    }
+    fn cuCtxPushCurrent_v2(c: u64) |s| {
+        s.ready()?;
+        s.current = c;
+        Ok(())
+    }
+    fn cuCtxPopCurrent_v2(o: Out<u64>) |s| {
+        s.ready()?;
+        o.set_opt(s.current)
+    }
+    fn cuCtxGetDevice(o: Out<c_int>) |s| {
+        s.ready()?;
+        o.set(0)
+    }
+    fn cuCtxSetFlags(_flags: c_uint) |s| { s.ready() }
+    fn cuCtxGetStreamPriorityRange(least: Out<c_int>, greatest: Out<c_int>) |s| {
+        s.ready()?;
+        least.set_opt(0)?;
+        greatest.set_opt(-5)
+    }
+    fn cuCtxSetLimit(_limit: c_int, _v: usize) |s| { s.ready() }
+    fn cuCtxGetLimit(o: Out<usize>, _limit: c_int) |s| {
+        s.ready()?;
+        o.set(1024)
+    }
+    fn cuCtxSetCacheConfig(_c: c_int) |s| { s.ready() }
+    fn cuCtxGetCacheConfig(o: Out<c_int>) |s| {
+        s.ready()?;
+        o.set(0)
+    }
+    fn cuProfilerStart() |s| { s.ready() }
+    fn cuProfilerStop() |s| { s.ready() }
+}
+
+api! {
+    healthy;
+    fn cuCtxSynchronize() |s| { s.ready() }
+}

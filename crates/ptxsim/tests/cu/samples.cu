@@ -1,0 +1,33 @@
+#include <cub/cub.cuh>
+#include <cuda_fp16.h>
+#include <cuda_bf16.h>
+#include <cooperative_groups.h>
+namespace cg=cooperative_groups;
+// Whole kernels as people write them: CUB collectives, norms, attention, sorting, single-pass scans, compaction.
+
+extern "C" __global__ void k_scan(const int*a,int*b){using S=cub::BlockScan<int,128>;__shared__ typename S::TempStorage t;int x=a[threadIdx.x],y;S(t).InclusiveSum(x,y);b[threadIdx.x]=y;}
+extern "C" __global__ void k_sort(const int*a,int*b){using S=cub::BlockRadixSort<int,128,4>;__shared__ typename S::TempStorage t;int k[4];for(int i=0;i<4;i++)k[i]=a[threadIdx.x*4+i];S(t).Sort(k);for(int i=0;i<4;i++)b[threadIdx.x*4+i]=k[i];}
+extern "C" __global__ void k_bred(const float*a,float*b){using S=cub::BlockReduce<float,256>;__shared__ typename S::TempStorage t;float r=S(t).Sum(a[threadIdx.x]);if(threadIdx.x==0)b[0]=r;}
+extern "C" __global__ void k_load(const float*a,float*b){using L=cub::BlockLoad<float,128,4,cub::BLOCK_LOAD_TRANSPOSE>;using S=cub::BlockStore<float,128,4,cub::BLOCK_STORE_WARP_TRANSPOSE>;__shared__ union{typename L::TempStorage l;typename S::TempStorage s;}t;float v[4];L(t.l).Load(a,v);__syncthreads();for(auto&x:v)x*=2;S(t.s).Store(b,v);}
+extern "C" __global__ void k_hist(const unsigned char*a,int*o){using H=cub::BlockHistogram<unsigned char,128,4,256>;__shared__ typename H::TempStorage t;__shared__ int h[256];unsigned char v[4];for(int i=0;i<4;i++)v[i]=a[threadIdx.x*4+i];H(t).Histogram(v,h);__syncthreads();for(int i=threadIdx.x;i<256;i+=128)o[i]=h[i];}
+// layernorm / rmsnorm bf16 vectorised
+extern "C" __global__ void k_rms(const __nv_bfloat162*x,const __nv_bfloat16*w,__nv_bfloat162*y,int n,float eps){int r=blockIdx.x;float s=0;for(int i=threadIdx.x;i<n/2;i+=blockDim.x){float2 v=__bfloat1622float2(x[r*n/2+i]);s+=v.x*v.x+v.y*v.y;}__shared__ float sh[32];for(int o=16;o;o>>=1)s+=__shfl_xor_sync(~0u,s,o);if(threadIdx.x%32==0)sh[threadIdx.x/32]=s;__syncthreads();if(threadIdx.x<32){s=threadIdx.x<blockDim.x/32?sh[threadIdx.x]:0;for(int o=16;o;o>>=1)s+=__shfl_xor_sync(~0u,s,o);if(threadIdx.x==0)sh[0]=rsqrtf(s/n+eps);}__syncthreads();float k=sh[0];for(int i=threadIdx.x;i<n/2;i+=blockDim.x){float2 v=__bfloat1622float2(x[r*n/2+i]);y[r*n/2+i]=__floats2bfloat162_rn(v.x*k*__bfloat162float(w[2*i]),v.y*k*__bfloat162float(w[2*i+1]));}}
+// flash-like attention fp32 
+extern "C" __global__ void k_attn(const float*q,const float*k,const float*v,float*o,int T,float sc){constexpr int D=32;__shared__ float sk[32][D+1],sv[32][D];int t=threadIdx.x,i=blockIdx.x*32+t;float qi[D],acc[D]={};for(int d=0;d<D;d++)qi[d]=i<T?q[i*D+d]:0;float m=-INFINITY,l=0;for(int j0=0;j0<T;j0+=32){__syncthreads();for(int d=0;d<D;d++){if(j0+t<T){sk[t][d]=k[(j0+t)*D+d];sv[t][d]=v[(j0+t)*D+d];}}__syncthreads();for(int j=0;j<32&&j0+j<T;j++){if(j0+j>i)break;float s=0;for(int d=0;d<D;d++)s+=qi[d]*sk[j][d];s*=sc;float mn=fmaxf(m,s),c=__expf(m-mn),p=__expf(s-mn);l=l*c+p;for(int d=0;d<D;d++)acc[d]=acc[d]*c+p*sv[j][d];m=mn;}}if(i<T)for(int d=0;d<D;d++)o[i*D+d]=acc[d]/l;}
+// early return then syncwarp-free code; grid-stride; template dispatch
+extern "C" __global__ void k_axpy(float a,const float*__restrict__ x,float*__restrict__ y,size_t n){for(size_t i=blockIdx.x*(size_t)blockDim.x+threadIdx.x;i<n;i+=(size_t)gridDim.x*blockDim.x)y[i]=fmaf(a,x[i],y[i]);}
+extern "C" __global__ void k_adamw(float*p,const float*g,float*m,float*v,int n,float lr,float b1,float b2,float eps,float wd,int t){int i=blockIdx.x*blockDim.x+threadIdx.x;if(i>=n)return;float gi=g[i];m[i]=b1*m[i]+(1-b1)*gi;v[i]=b2*v[i]+(1-b2)*gi*gi;float mh=m[i]/(1-powf(b1,t)),vh=v[i]/(1-powf(b2,t));p[i]-=lr*(mh/(sqrtf(vh)+eps)+wd*p[i]);}
+// bitonic sort, nbody, mandelbrot, conv
+extern "C" __global__ void k_bitonic(int*a){__shared__ int s[256];int t=threadIdx.x;s[t]=a[t];for(int k=2;k<=256;k<<=1)for(int j=k>>1;j;j>>=1){__syncthreads();int x=t^j;if(x>t){bool up=(t&k)==0;if((s[t]>s[x])==up){int y=s[t];s[t]=s[x];s[x]=y;}}}__syncthreads();a[t]=s[t];}
+extern "C" __global__ void k_mandel(unsigned char*o,int w){int x=blockIdx.x*blockDim.x+threadIdx.x,y=blockIdx.y;float cr=x*3.f/w-2,ci=y*2.f/w-1,a=0,b=0;int n=0;while(a*a+b*b<4&&n<255){float t=a*a-b*b+cr;b=2*a*b+ci;a=t;n++;}o[y*w+x]=n;}
+__constant__ float kern[9];
+extern "C" __global__ void k_conv(const float*a,float*b,int w,int h){__shared__ float s[18][18];int tx=threadIdx.x,ty=threadIdx.y,x0=blockIdx.x*16,y0=blockIdx.y*16;for(int i=ty*16+tx;i<324;i+=256){int yy=y0+i/18-1,xx=x0+i%18-1;s[i/18][i%18]=(xx>=0&&xx<w&&yy>=0&&yy<h)?a[yy*w+xx]:0.f;}__syncthreads();int x=x0+tx,y=y0+ty;if(x<w&&y<h){float r=0;for(int j=0;j<3;j++)for(int i=0;i<3;i++)r+=kern[j*3+i]*s[ty+j][tx+i];b[y*w+x]=r;}}
+extern "C" __global__ void k_nbody(const float4*p,float3*f,int n){__shared__ float4 s[64];int i=blockIdx.x*64+threadIdx.x;float4 me=p[i];float3 a={0,0,0};for(int t=0;t<n;t+=64){s[threadIdx.x]=p[t+threadIdx.x];__syncthreads();for(int j=0;j<64;j++){float dx=s[j].x-me.x,dy=s[j].y-me.y,dz=s[j].z-me.z;float d=dx*dx+dy*dy+dz*dz+1e-3f,iv=rsqrtf(d*d*d)*s[j].w;a.x+=dx*iv;a.y+=dy*iv;a.z+=dz*iv;}__syncthreads();}f[i]=a;}
+// half gemv with half2 and warp per row
+extern "C" __global__ void k_gemv(const half2*A,const half2*x,float*y,int n){int r=blockIdx.x*(blockDim.x/32)+threadIdx.x/32,l=threadIdx.x%32;float s=0;for(int i=l;i<n/2;i+=32){half2 p=__hmul2(A[r*n/2+i],x[i]);s+=__low2float(p)+__high2float(p);}for(int o=16;o;o>>=1)s+=__shfl_down_sync(~0u,s,o);if(l==0)y[r]=s;}
+// stream compaction with warp-aggregated atomics
+extern "C" __global__ void k_compact(const int*a,int*o,int*cnt,int n){int i=blockIdx.x*blockDim.x+threadIdx.x;bool k=i<n&&a[i]>5;if(k){auto g=cg::coalesced_threads();int base;if(g.thread_rank()==0)base=atomicAdd(cnt,g.size());base=g.shfl(base,0);o[base+g.thread_rank()]=a[i];}}
+// Philox
+extern "C" __global__ void k_philox(uint4*o,uint2 key){uint4 c={threadIdx.x,blockIdx.x,0,0};for(int r=0;r<10;r++){unsigned h0=__umulhi(0xD2511F53u,c.x),l0=0xD2511F53u*c.x,h1=__umulhi(0xCD9E8D57u,c.z),l1=0xCD9E8D57u*c.z;c=make_uint4(h1^c.y^key.x,l1,h0^c.w^key.y,l0);key.x+=0x9E3779B9u;key.y+=0xBB67AE85u;}o[blockIdx.x*blockDim.x+threadIdx.x]=c;}
+// decoupled look-back style scan (single pass)
+extern "C" __global__ void k_lookback(const int*a,int*o,volatile int*st,int*tick){__shared__ int b,pre;int t=threadIdx.x;if(t==0)b=atomicAdd(tick,1);__syncthreads();using S=cub::BlockScan<int,128>;__shared__ typename S::TempStorage tmp;int x=a[b*128+t],y,tot;S(tmp).InclusiveSum(x,y,tot);if(t==0){int p=0;if(b>0){while((st[2*(b-1)])==0);__threadfence();p=st[2*(b-1)+1];}st[2*b+1]=p+tot;__threadfence();st[2*b]=1;pre=p;}__syncthreads();o[b*128+t]=y+pre;}
