@@ -1,6 +1,11 @@
 //! What LoRA-GA's init costs for one gradient: the 4r leading singular triples with four subspace iterations, on a
-//! decaying spectrum with noise. `cargo bench --bench svd`; prints median, fastest and slowest of seven runs. The rival is
-//! `torch.svd_lowrank(G, q=4r, niter=4)` on as many threads.
+//! decaying spectrum with noise. `cargo bench --bench svd`; prints median, fastest and slowest of seven runs, and the
+//! median of their processor time, which other programs on the machine do not add to. The products with G are 12·d²·q
+//! operations. The rival is `torch.svd_lowrank(G, q=4r, niter=4)` on as many threads.
+
+#[path = "cpu/probe.rs"]
+#[allow(dead_code, reason = "the peak of multiply-adds is of no use here")]
+mod probe;
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -27,22 +32,27 @@ fn run() -> std::result::Result<(), Box<dyn std::error::Error>> {
     let device = Device::cpu()?;
     for &(d, r) in sizes {
         let g = gradient(d, &device)?;
-        let mut times = Vec::new();
+        let (mut times, mut processor) = (Vec::new(), Vec::new());
         for run in 0..=RUNS {
-            let start = Instant::now();
+            let (start, begun) = (Instant::now(), probe::processor_seconds());
             black_box(svd_lowrank(&g, 4 * r, 4, &mut Rng::new(0, 0))?);
             // The first one warms up.
             if run > 0 {
                 times.push(start.elapsed().as_secs_f64() * 1e3);
+                processor.push((probe::processor_seconds() - begun) * 1e3);
             }
         }
         times.sort_by(f64::total_cmp);
+        processor.sort_by(f64::total_cmp);
+        let flops = 12.0 * (d * d * 4 * r) as f64;
         println!(
-            "svd_lowrank {d}×{d} r={r} q={} niter=4: {:.1} ms ({:.1} – {:.1})",
+            "svd_lowrank {d}×{d} r={r} q={} niter=4: {:.1} ms ({:.1} – {:.1}), processor {:.1} ms, products {:.2} GFLOP",
             4 * r,
             times[RUNS / 2],
             times[0],
-            times[RUNS - 1]
+            times[RUNS - 1],
+            processor[RUNS / 2],
+            flops / 1e9
         );
     }
     Ok(())

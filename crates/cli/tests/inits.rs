@@ -97,3 +97,28 @@ fn what_cannot_be_is_one_line() {
     }
     assert!(!dir.path().join("lowrank-out").exists());
 }
+
+/// PEFT's pissa: refused as it is, converted with its start; the file keeps no trace of the residual base.
+#[test]
+fn a_residual_adapter_is_converted() {
+    let dir = workplace();
+    let model = common::model(dir.path()).display().to_string();
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden/pissa");
+    let (trained, start) = (format!("{golden}/trained"), format!("{golden}/start"));
+    let error = fails(dir.path(), &["eval", "--data", "text.txt", "--model", &model, "--adapter", &trained]);
+    assert!(error.contains("\"pissa\"") && error.contains("lowrank convert"), "{error}");
+    let convert = ["convert", "--adapter", &trained, "--model", &model];
+    let out = ok(dir.path(), &[&convert[..], &["--start", &start, "--out", "plain"]].concat());
+    assert!(out.contains("saved plain: 4 layers of rank 8"), "{out}");
+    let config = json(dir.path().join("plain/adapter_config.json"));
+    assert_eq!((&config["r"], &config["init_lora_weights"]), (&8.into(), &true.into()));
+    let exact = loss(dir.path(), &["--model", &model, "--adapter", "plain"]);
+    let args = ["--start", &start, "--save-as", "recompressed", "--out", "small"];
+    assert!(ok(dir.path(), &[&convert[..], &args].concat()).contains("recompressed to rank r"));
+    assert_eq!(json(dir.path().join("small/adapter_config.json"))["r"], 4);
+    assert!((loss(dir.path(), &["--model", &model, "--adapter", "small"]) - exact).abs() < 1.0);
+    // The original base as its own residual base.
+    let error = fails(dir.path(), &[&convert[..], &["--residual", &model, "--out", "no"]].concat());
+    assert!(error.contains("q_proj: the two bases have the same weight"), "{error}");
+    assert!(!dir.path().join("no").exists());
+}

@@ -1,6 +1,7 @@
 //! An adapter: trainable tensors by the name of the layer they belong to.
 
 mod magnitude;
+mod method;
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::init::{self, InitReport, Run, Sizes, Target};
 use crate::peft::keys;
 use crate::report::{self, Report};
 use crate::targets::{Lookup, Selection, select};
-use crate::{Bias, Error, Host, LoraConfig, LowRank, Offset, Result};
+use crate::{Bias, Bottleneck, Error, Host, LoraConfig, LowRank, Method, Offset, Result};
 
 /// Everything that training changes. Clones are handles on the same tensors.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// Pairs by layer.
     pub layers: BTreeMap<String, LowRank>,
+    /// Bottlenecks by the layer they stand behind.
+    pub bottlenecks: BTreeMap<String, Bottleneck>,
     /// Whole copies (modules_to_save) by parameter: `<module>.weight`, `<module>.bias`.
     pub saved: BTreeMap<String, Tensor>,
     /// Trained biases by parameter: `<module>.bias`.
@@ -73,14 +76,20 @@ impl Adapter {
     ) -> Result<Self> {
         check_name(name)?;
         let infos = infos(host);
-        let Selection { targeted, saved } = select(&infos, &config, true)?;
+        let Selection { mut targeted, mut saved } = select(&infos, &config, true)?;
         let mut adapter = Adapter {
             name: name.to_string(),
             config,
             layers: BTreeMap::new(),
+            bottlenecks: BTreeMap::new(),
             saved: BTreeMap::new(),
             biases: BTreeMap::new(),
         };
+        match adapter.config.method {
+            Method::Lora => {}
+            Method::Full => saved = adapter.whole(&std::mem::take(&mut targeted), saved),
+            Method::Bottleneck => adapter.add_bottlenecks(host, &std::mem::take(&mut targeted), seed)?,
+        }
         let weights = weights(host);
         for (m, rank, alpha) in ranks_and_alphas(&adapter.config, targeted)? {
             let sizes = sizes(&m, rank)?;
@@ -189,6 +198,10 @@ impl Adapter {
             list.push((keys::b(name, pair.kind), pair.b.clone()));
             list.extend(pair.magnitude.iter().map(|m| (keys::magnitude(name), m.clone())));
         }
+        for (name, bottleneck) in &self.bottlenecks {
+            let parts = bottleneck.tensors().map(|(part, t)| (keys::plain(&format!("{name}.{part}")), t.clone()));
+            list.extend(parts);
+        }
         for (parameter, tensor) in &self.saved {
             list.push((keys::plain(parameter), tensor.clone()));
         }
@@ -207,6 +220,8 @@ impl Adapter {
 }
 
 pub(crate) use magnitude::no_magnitude_on;
+pub use method::NO_TARGETS;
+pub(crate) use method::check as check_method;
 
 /// Base weights by layer.
 fn weights(host: &dyn Host) -> BTreeMap<String, Tensor> {

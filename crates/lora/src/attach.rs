@@ -20,6 +20,7 @@ pub fn attach(host: &mut dyn Host, adapter: &Adapter) -> Result<()> {
         let bias = format!("{name}.bias");
         *m.slot() = Slot {
             lora: adapter.layers.get(&name).cloned(),
+            bottleneck: adapter.bottlenecks.get(&name).cloned(),
             weight: adapter.saved.get(&format!("{name}.weight")).cloned(),
             bias: adapter.saved.get(&bias).or(adapter.biases.get(&bias)).cloned(),
             probe: None,
@@ -72,6 +73,17 @@ fn check(host: &dyn Host, adapter: &Adapter) -> Result<()> {
             Some(_) if m.kind != Kind::Linear => return refuse(name, "DoRA's magnitude is for linear layers".into()),
             Some(magnitude) => fits(name, "the magnitude", magnitude, &m.shape[..1])?,
             None => {}
+        }
+    }
+    for (name, bottleneck) in &adapter.bottlenecks {
+        let Some(m) = infos.get(name) else { return refuse(name, "the model has no such layer".into()) };
+        if m.kind != Kind::Linear {
+            return refuse(name, format!("a bottleneck is for linear layers, not for an {}", m.kind));
+        }
+        let (n, r) = (m.shape[0], bottleneck.width());
+        let shapes: [&[usize]; 4] = [&[r, n], &[r], &[n, r], &[n]];
+        for ((role, t), shape) in bottleneck.tensors().into_iter().zip(shapes) {
+            fits(name, role, t, shape)?;
         }
     }
     let mut weights = BTreeSet::new();

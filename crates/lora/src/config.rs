@@ -43,6 +43,8 @@ pub struct LoraConfig {
     pub modules_to_save: Vec<String>,
     /// How A and B start.
     pub init: Init,
+    /// What is trained of the targeted layers.
+    pub method: Method,
     /// Weights are stored `[in, out]`. Refused if set: no supported model stores them so.
     pub fan_in_fan_out: bool,
     /// Let targets match some layers of a block family and not others.
@@ -69,6 +71,7 @@ impl Default for LoraConfig {
             bias: Bias::None,
             modules_to_save: Vec::new(),
             init: Init::Default,
+            method: Method::Lora,
             fan_in_fan_out: false,
             allow_partial: false,
             extra: serde_json::Map::new(),
@@ -91,6 +94,7 @@ impl LoraConfig {
             return Err(Error::config("lora_dropout", format!("{} is not in [0, 1)", self.dropout)));
         }
         self.init.validate()?;
+        crate::adapter::check_method(self)?;
         if self.use_dora && self.init.splits() {
             let detail = format!("init {} splits the base, which DoRA's magnitudes do not allow for", self.init);
             return Err(Error::config("use_dora", detail));
@@ -215,6 +219,18 @@ named! {
         All = "all",
         /// Those of targeted layers.
         LoraOnly = "lora_only",
+    }
+}
+
+named! {
+    /// What is trained of the targeted layers.
+    Method, "method" {
+        /// A low-rank pair beside the weight.
+        #[default] Lora = "lora",
+        /// The layer itself: a copy of its weight and bias. Full fine-tuning of these layers, the yardstick.
+        Full = "full",
+        /// A bottleneck of width `r` behind the layer (Houlsby et al. 2019).
+        Bottleneck = "bottleneck",
     }
 }
 

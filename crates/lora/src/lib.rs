@@ -32,13 +32,13 @@ mod tensors;
 #[cfg(test)]
 mod testing;
 
-pub use adapter::Adapter;
+pub use adapter::{Adapter, NO_TARGETS};
 pub use attach::{Adapters, attach, detach};
-pub use config::{Bias, LoraConfig, Targets};
+pub use config::{Bias, LoraConfig, Method, Targets};
 pub use error::{Error, Result};
 pub use host::{Host, Kind, Module, ModuleMut};
 pub use init::{Direction, Estimator, GaScale, Init, InitReport, LoraGa, lora_ga};
-pub use layer::{Embedding, Linear, LowRank, Norm, Offset, Probe};
+pub use layer::{Bottleneck, Embedding, Linear, LowRank, Norm, Offset, Probe};
 pub use merge::{LayerLoss, MergeReport, Rounding, merge, merge_with, unmerge};
 pub use report::Report;
 pub use split::Lost;

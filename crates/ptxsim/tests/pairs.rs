@@ -128,7 +128,7 @@ fn wgmma_needs_its_fences_and_waits() {
     let m = module("hopper_pairs");
     let small = |i: usize| (i * 7 % 9) as f32 - 4.0;
     let bf16: Vec<u16> = (0..64 * 16).map(|i| common::bf16(small(i))).collect();
-    let mut go = |kernel: &str| {
+    let go = |kernel: &str| {
         let mut mem = Memory::new();
         let (a, b, o) = (mem.upload(&bf16), mem.upload(&bf16[..128]), mem.alloc(512 * 4));
         let r = launch(&m, kernel, &mut mem, &Config::new([1; 3], [128, 1, 1]), &[a, b, o].map(Arg::Ptr)).unwrap();

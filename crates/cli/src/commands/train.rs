@@ -12,7 +12,8 @@ use lowrank_models::Tokenizer;
 use lowrank_train::{Error, OutDir, Recorder, Summary, save, train};
 
 pub use args::Args;
-use init::{SaveAs, describe_init, describe_loss};
+use init::describe_init;
+pub use init::{SaveAs, describe_loss};
 pub use prepare::{Prepared, prepare};
 use sample::{prompt, sample};
 

@@ -58,7 +58,7 @@ pub(crate) fn assemble_like(
         pairs.insert(layer, LowRank { a, b, magnitude: None, scale, dropout, rank, alpha, kind: f.kind, offset: None });
     }
     let (saved, biases) = (BTreeMap::new(), BTreeMap::new());
-    Ok(Adapter { name: name.to_string(), config, layers: pairs, saved, biases })
+    Ok(Adapter { name: name.to_string(), config, layers: pairs, bottlenecks: BTreeMap::new(), saved, biases })
 }
 
 /// What decides which layers are targeted.

@@ -74,6 +74,7 @@ pub(super) fn check_parts(parts: &[(&Adapter, f64)]) -> Result<()> {
 
 /// An adapter that is nothing but pairs.
 pub(crate) fn plain(adapter: &Adapter, what: &str) -> Result<()> {
+    adapter.no_bottleneck(what)?;
     let refuse = |detail: String| Err(Error::adapter(format!("{what}: adapter {}: {detail}", adapter.name)));
     if let Some((layer, _)) = adapter.layers.iter().find(|(_, pair)| pair.magnitude.is_some()) {
         return refuse(format!("`{layer}` is DoRA, whose change of the weight is not s·BA; merge it instead"));

@@ -5,6 +5,7 @@
 
 mod both_random;
 mod both_zero;
+pub(crate) mod bottleneck;
 mod default;
 mod eva;
 mod gaussian;

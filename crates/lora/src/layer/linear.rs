@@ -25,7 +25,7 @@ impl Linear {
     }
 
     /// x `[…, k]` → `[…, n]`: `x Wᵀ + bias`, and `s (dropout(x) Aᵀ) Bᵀ` if an adapter is active here, rows rescaled to
-    /// their magnitudes if it is DoRA's.
+    /// their magnitudes if it is DoRA's; through the bottleneck behind it, if there is one.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         if let Some(probe) = &self.slot.probe {
             probe.input(x)?;
@@ -37,6 +37,10 @@ impl Linear {
             Some(l @ LowRank { magnitude: Some(m), .. }) => {
                 x.dora_linear(w, &self.squares(m.dtype())?, bias, &l.a, &l.b, m, l.scale, l.active_dropout())?
             }
+        };
+        let y = match &self.slot.bottleneck {
+            None => y,
+            Some(bottleneck) => bottleneck.forward(&y)?,
         };
         Ok(match &self.slot.probe {
             None => y,

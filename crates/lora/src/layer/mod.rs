@@ -1,12 +1,14 @@
 //! Layers with a slot for an adapter. The base's tensors are never changed: an adapter stands beside them or in their
 //! place, so taking it away gives the original bits back.
 
+mod bottleneck;
 mod embedding;
 mod linear;
 mod norm;
 mod offset;
 mod probe;
 
+pub use bottleneck::Bottleneck;
 pub use embedding::Embedding;
 pub use linear::Linear;
 use lowrank_core::{Tensor, is_grad_enabled};
@@ -51,6 +53,8 @@ impl LowRank {
 pub(crate) struct Slot {
     /// Low-rank pair.
     pub lora: Option<LowRank>,
+    /// Behind the layer.
+    pub bottleneck: Option<Bottleneck>,
     /// Takes the weight's place (modules_to_save).
     pub weight: Option<Tensor>,
     /// Takes the bias's place (modules_to_save, or trained biases).
@@ -63,7 +67,7 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) fn is_empty(&self) -> bool {
-        self.lora.is_none() && self.weight.is_none() && self.bias.is_none()
+        self.lora.is_none() && self.bottleneck.is_none() && self.weight.is_none() && self.bias.is_none()
     }
 
     /// The weight in use, without a pair that is not merged.

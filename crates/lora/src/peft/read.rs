@@ -42,6 +42,7 @@ pub(super) fn adapter(
         name: name.to_string(),
         config,
         layers: BTreeMap::new(),
+        bottlenecks: BTreeMap::new(),
         saved: BTreeMap::new(),
         biases: BTreeMap::new(),
     };

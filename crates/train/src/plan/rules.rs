@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use super::bottleneck::Bottleneck;
 use super::dora::Dora;
 use super::meter::Bytes;
 use super::shadow::{Grads, Meta, Shadow, Tape};
@@ -108,6 +109,8 @@ impl Rule {
 
 /// A linear layer's trainable parts and rank.
 pub(super) struct Layer {
+    /// Behind the layer.
+    pub(super) bottleneck: Option<Bottleneck>,
     /// DoRA's magnitudes.
     pub(super) magnitude: Option<Rc<Meta>>,
     pub(super) dropout: bool,
@@ -125,8 +128,16 @@ pub(super) struct Layer {
 }
 
 impl Tape {
-    /// `x Wᵀ + bias` of m rows, with the low-rank branch if the layer has one.
+    /// `x Wᵀ + bias` of m rows, with the low-rank branch and the bottleneck if the layer has them.
     pub(super) fn linear(&self, x: &Shadow, m: usize, l: &Layer) -> Shadow {
+        let y = self.adapted(x, m, l);
+        match &l.bottleneck {
+            None => y,
+            Some(b) => self.bottleneck(&y, [m, l.n], b),
+        }
+    }
+
+    fn adapted(&self, x: &Shadow, m: usize, l: &Layer) -> Shadow {
         let (n, k) = (l.n, l.k);
         if let (Some(r), Some(magnitude)) = (l.rank, &l.magnitude) {
             return self.dora(x, m, l, r, magnitude);
@@ -151,7 +162,7 @@ impl Tape {
         }
     }
 
-    fn product(&self, x: &Shadow, [m, n, k]: [usize; 3], [w, bias]: [&Rc<Meta>; 2]) -> Shadow {
+    pub(super) fn product(&self, x: &Shadow, [m, n, k]: [usize; 3], [w, bias]: [&Rc<Meta>; 2]) -> Shadow {
         let y = self.fresh(m * n);
         self.meter.forward(2 * m * n * k);
         let saved = w.needs.then(|| x.clone());

@@ -5,6 +5,10 @@
 //! the last one, G ≈ Q (GᵀQ)ᵀ or (G Q) Qᵀ. The width is 4r (at least 2r + 8), as in the full estimator. Passes over
 //! several micro-batches replay them; with a single one everything is done when it comes by.
 //!
+//! A single pass over everything takes a second sketch `Z = Gᵀ Ψ` of twice the width on its way and solves
+//! `(Ψᵀ Q) X = Zᵀ` by least squares, so that G ≈ Q X (Tropp, Yurtsever, Udell and Cevher 2017, "Practical sketching
+//! algorithms for low-rank matrix approximation", algorithm 4).
+//!
 //! Some columns of Ω serve as probes of the energy outside of the final basis, and so of ‖G‖: they take no part in
 //! making the basis, so ‖(I − QQᵀ)GΩ'‖²/columns is an unbiased estimate.
 
@@ -17,7 +21,7 @@ use lowrank_core::{DType, Tensor};
 use super::super::probes::matrix;
 use super::super::{LoraGa, Sizes, fnv1a, in_layer};
 use super::{FirstStep, Start, pair};
-use crate::linalg::{Matrix, Svd, factored, gaussian, nn, orthonormal, tn};
+use crate::linalg::{Matrix, Svd, factored, gaussian, nn, orthonormal, thin_qr, tn};
 use crate::{Error, Probe, Result};
 
 /// Probes of the norm.
@@ -41,6 +45,8 @@ struct State {
     factor: Tensor,
     /// Sum of the products of this pass.
     sum: Option<Tensor>,
+    /// Of a single pass: Ψ `[n,·]`, and the sum of the products Gᵀ Ψ.
+    other: Option<(Tensor, Option<Tensor>)>,
     /// Probes and their images.
     probes: Option<(Tensor, Tensor)>,
     /// Of the finished passes.
@@ -54,7 +60,11 @@ impl Streamed {
         let mut rng = Rng::new(seed, fnv1a(layer));
         let dtype = if weight.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
         let factor = gaussian(sizes.k, width + PROBES, &mut rng, dtype, weight.device())?;
-        let state = State { pass: 0, factor, sum: None, probes: None, flops: 0.0 };
+        let other = match passes {
+            1 => Some((gaussian(sizes.n, 2 * width, &mut rng, dtype, weight.device())?, None)),
+            _ => None,
+        };
+        let state = State { pass: 0, factor, sum: None, other, probes: None, flops: 0.0 };
         Ok(Streamed { layer: layer.to_string(), sizes, width, passes, single, rng, state: Mutex::new(state) })
     }
 
@@ -71,7 +81,8 @@ impl Streamed {
 
     /// Elements of sketches in memory.
     pub fn elements(&self) -> usize {
-        (self.sizes.n + self.sizes.k) * (self.width + PROBES)
+        let other = if self.passes == 1 { 2 * self.width } else { 0 };
+        (self.sizes.n + self.sizes.k) * (self.width + PROBES + other)
     }
 
     /// Operations of products so far.
@@ -88,7 +99,7 @@ impl Streamed {
         let basis = &state.factor;
         let svd = factored(basis, &image, self.width)?;
         // What the probes see outside of the basis.
-        let (svd, inside) = if self.passes.is_multiple_of(2) {
+        let (svd, inside) = if self.passes == 1 || self.passes.is_multiple_of(2) {
             (svd, nn(basis, &tn(basis, &seen)?)?)
         } else {
             (Svd { u: svd.v, s: svd.s, v: svd.u }.with_fixed_signs(), nn(&image, &tn(basis, &probes)?)?)
@@ -118,19 +129,28 @@ impl Streamed {
             product
         };
         state.pass += 1;
-        if state.pass == self.passes {
+        if state.pass == self.passes && self.passes > 1 {
             state.sum = Some(product);
-        } else {
-            let basis = orthonormal(&product).map_err(|_| Error::adapter("the gradient is not finite"))?;
-            drop(replace(&mut state.factor, basis));
+            return Ok(());
         }
+        let basis = orthonormal(&product).map_err(|_| Error::adapter("the gradient is not finite"))?;
+        if let Some((psi, Some(z))) = state.other.take() {
+            let solution = least_squares(&Matrix::from_tensor(&tn(&psi, &basis)?)?)?;
+            state.sum = Some(nn(&z, &solution.to_tensor(z.dtype(), z.device())?)?);
+        }
+        drop(replace(&mut state.factor, basis));
         Ok(())
     }
 
     /// `G X` or `Gᵀ X` of one micro-batch, by the pass.
     fn product(&self, state: &mut State, x: &Tensor, gy: &Tensor) -> Result<Tensor> {
         let columns = state.factor.shape()[1];
-        state.flops += 2.0 * (x.shape()[0] * (self.sizes.n + self.sizes.k) * columns) as f64;
+        let flops = |columns: usize| 2.0 * (x.shape()[0] * (self.sizes.n + self.sizes.k) * columns) as f64;
+        state.flops += flops(columns);
+        if let Some((psi, sum)) = &mut state.other {
+            state.flops += flops(psi.shape()[1]);
+            add(sum, tn(x, &nn(gy, psi)?)?)?;
+        }
         let (near, far) = if state.pass.is_multiple_of(2) { (x, gy) } else { (gy, x) };
         tn(far, &nn(near, &state.factor)?)
     }
@@ -156,10 +176,28 @@ impl Probe for Streamed {
             return Ok(());
         }
         let product = self.product(&mut state, &x, &gy)?;
-        state.sum = Some(match state.sum.take() {
-            Some(sum) => sum.add(&product)?,
-            None => product,
-        });
-        Ok(())
+        add(&mut state.sum, product)
     }
+}
+
+fn add(sum: &mut Option<Tensor>, product: Tensor) -> Result<()> {
+    *sum = Some(match sum.take() {
+        Some(sum) => sum.add(&product)?,
+        None => product,
+    });
+    Ok(())
+}
+
+/// The transposed pseudo-inverse `[l,w]` of a matrix M `[l,w]` of full column rank: with M = Q R it is `Q R⁻ᵀ`.
+fn least_squares(m: &Matrix) -> Result<Matrix> {
+    let (mut q, r) = thin_qr(m)?;
+    let w = r.cols;
+    for row in q.data.chunks_mut(w) {
+        // R x = rowᵀ, from the last one up.
+        for i in (0..w).rev() {
+            let rest: f64 = (i + 1..w).map(|j| r.data[i * w + j] * row[j]).sum();
+            row[i] = (row[i] - rest) / r.data[i * w + i];
+        }
+    }
+    Ok(q)
 }

@@ -215,6 +215,8 @@ fn estimators_on_a_host() {
         (streamed(5), 3, 1.02, 5),
         (streamed(4), 1, 1.03, 1),
         (streamed(2), 3, 1.25, 2),
+        (streamed(1), 3, 2.0, 1),
+        (streamed(1), 1, 2.0, 1),
     ] {
         let planted = Planted { parts: parts.clone(), batches };
         let options = LoraGa { estimator, batches, ..LoraGa::default() };
@@ -228,8 +230,10 @@ fn estimators_on_a_host() {
             let (a, b) = (Matrix::from_tensor(&pair.a).unwrap(), Matrix::from_tensor(&pair.b).unwrap());
             let (cosine, error) = measured(&a, &b, g);
             assert!(error < over * least[i] && error > 0.999 * least[i], "{estimator:?} {batches} {name}: {error}");
-            // Two passes find singular values that are too small, and are not used to judge a start by.
-            let tolerance = if estimator == streamed(2) {
+            // One or two passes find singular values that are off, and are not used to judge a start by.
+            let tolerance = if estimator == streamed(1) {
+                0.2
+            } else if estimator == streamed(2) {
                 0.1
             } else if step.estimated {
                 0.03
@@ -241,8 +245,31 @@ fn estimators_on_a_host() {
             assert_eq!(step.estimated, matches!(estimator, Estimator::Streamed { .. }));
         }
     }
-    // The streamed one with four passes, on 1/i: at most .195.
-    assert!(1.03 * least[0] < 0.195);
+}
+
+/// The textbook's figures on 1/i: .188 ± .001 for the full estimator, which is the best there is, and at most .195 for the
+/// streamed one with four passes; three planted gradients each.
+#[test]
+fn the_figures_on_one_over_i() {
+    let mut host = Layers::new(&[(N, K)], DType::F32, &device());
+    for seed in [21, 22, 23] {
+        let parts = vec![planted(N, K, &harmonic(), seed)];
+        let g = parts[0].0.times(&parts[0].1.transposed());
+        let mut error = |estimator, batches| {
+            let planted = Planted { parts: parts.clone(), batches };
+            let options = LoraGa { estimator, batches, ..LoraGa::default() };
+            let mut run = |host: &Layers, i: usize| planted.loss(host, i);
+            let (adapter, _) = Adapter::create_with_data(&mut host, "a", config(options), seed, &mut run).unwrap();
+            let pair = &adapter.layers["l0"];
+            measured(&Matrix::from_tensor(&pair.a).unwrap(), &Matrix::from_tensor(&pair.b).unwrap(), &g).1
+        };
+        let full = error(Estimator::Full { alive: 1 }, 2);
+        assert!((full - 0.188).abs() < 0.001, "{full}");
+        for batches in [1, 2] {
+            let streamed = error(Estimator::Streamed { passes: 4 }, batches);
+            assert!((0.187..0.195).contains(&streamed), "{streamed}");
+        }
+    }
 }
 
 /// What the loss does not depend on, what is too small, and what is not finite; the host stays as it was.
