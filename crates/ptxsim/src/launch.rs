@@ -15,6 +15,9 @@ const MAX_SHARED: usize = 227 * 1024;
 /// What a driver keeps of it for itself, beyond that limit.
 pub(crate) const RESERVED_SHARED: usize = 1024;
 
+/// Local memory of all threads of one CTA; a device runs out of memory somewhere there, too.
+const MAX_LOCAL: u64 = 128 << 20;
+
 /// One kernel argument.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Arg {
@@ -172,6 +175,10 @@ fn check(k: &Kernel, cfg: &Config) -> Result<[u32; 3]> {
     let threads = cfg.block.iter().fold(1u64, |a, b| a.saturating_mul(*b as u64));
     if threads == 0 || threads > 1024 || cfg.block[2] > 64 {
         return Err(Error::launch(format!("block of {:?} threads (1–1024 in all, at most 64 in z)", cfg.block)));
+    }
+    let local = threads * k.local_bytes as u64;
+    if local > MAX_LOCAL {
+        return Err(Error::launch(format!("{local} bytes of local memory for one block, more than {MAX_LOCAL}")));
     }
     let ctas = cfg.grid.iter().fold(1u64, |a, b| a.saturating_mul(*b as u64));
     if ctas == 0 || cfg.grid[0] > i32::MAX as u32 || cfg.grid[1] > 65535 || cfg.grid[2] > 65535 || ctas >= 1 << 32 {

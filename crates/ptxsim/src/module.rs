@@ -54,6 +54,10 @@ impl Module {
     /// With the line of the first thing that is malformed or not implemented.
     pub fn parse(src: &str) -> Result<Self> {
         let ast = parse::parse(src)?;
+        let device = ast.vars.iter().filter(|v| matches!(v.space, Space::Global | Space::Const));
+        if device.filter_map(|v| v.size).fold(0u64, u64::saturating_add) > parse::MAX_BYTES {
+            return Err(Error::syntax(1, format!("variables of more than {} bytes", parse::MAX_BYTES)));
+        }
         let (mut kernels, mut names) = (HashMap::new(), Vec::new());
         for f in ast.funcs.iter().filter(|f| f.entry && f.body.is_some()) {
             if kernels.insert(f.name.clone(), lower::kernel(&ast, f)?).is_some() {

@@ -112,7 +112,9 @@ fn directed_fused_multiply_add() {
     for i in 0..32 {
         let ((x, xi), (y, yi)) = (v(small()), v(small()));
         let k = small() * if i % 2 == 0 { 1 } else { -1 };
-        (a.push(if i % 3 == 0 { -x } else { x }), b.push(y), c.push(k as f64));
+        a.push(if i % 3 == 0 { -x } else { x });
+        b.push(y);
+        c.push(k as f64);
         let sign = if i % 3 == 0 { -1 } else { 1 };
         exact.push(sign * xi as i128 * yi as i128 + ((k as i128) << 60));
     }

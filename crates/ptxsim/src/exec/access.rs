@@ -66,7 +66,10 @@ impl Unit<'_> {
             Space::Local => {
                 let at = self.local_at(w, by, addr, n)?;
                 buf.copy_from_slice(&w.local[at..at + n]);
-                all_set(&w.local_init[at..at + n])
+                let init = &w.local_init[at..at + n];
+                // Fresh memory is zero, which the system hands out for nothing; a program must not come to like it.
+                buf.iter_mut().zip(init).filter(|(_, i)| **i == 0).for_each(|(b, _)| *b = 0xff);
+                all_set(init)
             }
             Space::Param => {
                 let off = addr as usize;

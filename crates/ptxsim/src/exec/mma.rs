@@ -62,7 +62,7 @@ impl Unit<'_> {
         }
     }
 
-    fn mma_with(&mut self, w: &mut Warp, x: &Mma, a: &mut [f32], b: &mut [f32]) {
+    fn mma_with<const N: usize>(&mut self, w: &mut Warp, x: &Mma, a: &mut [f32; N], b: &mut [f32; N]) {
         let l = self.l;
         let (m, n, k) = (x.m as usize, x.n as usize, x.k as usize);
         let int = x.acc == AccTy::S32;

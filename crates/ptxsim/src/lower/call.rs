@@ -10,6 +10,9 @@ use crate::types::{Ty, function_address};
 /// Behind one candidate of a call through a pointer.
 const NEXT_LABEL: &str = "\u{0}next";
 
+/// Calls inside calls, a bound for the recursion of their expansion.
+const MAX_CALLS: usize = 100;
+
 /// Results and arguments as the caller wrote them.
 struct Operands {
     rets: Vec<Arg>,
@@ -77,6 +80,9 @@ impl<'a> Lower<'a> {
     fn expand(&mut self, raw: &Raw, func: &'a Func, o: &Operands) -> Result<()> {
         if self.stack.contains(&func.name) {
             return Err(Error::unsupported(raw.line, format!("recursive call of {}", func.name)));
+        }
+        if self.stack.len() > MAX_CALLS {
+            return Err(Error::unsupported(raw.line, format!("calls nested more than {MAX_CALLS} deep")));
         }
         if o.args.len() != func.params.len() || o.rets.len() != func.rets.len() {
             return self.err(format!("call of {} with the wrong number of arguments", func.name));
