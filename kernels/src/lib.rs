@@ -45,6 +45,8 @@ modules! {
     DROPOUT = "dropout";
     /// Matrix products on FMA units, with a low-rank tail.
     GEMM = "gemm";
+    /// Matrix products on tensor cores, with a low-rank tail.
+    GEMM_TC = "gemm_tc";
     /// The rank-r sums of the low-rank linear and its gradients.
     LORA = "lora";
     /// The linear layer of a few rows.
