@@ -18,6 +18,13 @@ pub struct Module {
     pub ptx: &'static str,
 }
 
+impl Module {
+    /// The file of this name.
+    pub fn named(name: &str) -> Option<&'static Module> {
+        ALL.iter().find(|module| module.name == name)
+    }
+}
+
 macro_rules! modules {
     ($($(#[$doc:meta])* $id:ident = $name:literal;)*) => {
         $(
@@ -34,6 +41,8 @@ modules! {
     ATTENTION = "attention";
     /// Strided copies and constants.
     COPY = "copy";
+    /// The mask of Philox.
+    DROPOUT = "dropout";
     /// Matrix products on FMA units, with a low-rank tail.
     GEMM = "gemm";
     /// Matrix products on tensor cores, with a low-rank tail.
@@ -44,10 +53,6 @@ modules! {
     LORA_TC = "lora_tc";
     /// The linear layer of a few rows.
     DECODE = "decode";
-    /// The mask of Philox.
-    DROPOUT = "dropout";
-    /// Products in f32 on the FMA units.
-    GEMM_SIMT = "gemm_simt";
     /// Functions of one operand, and casts.
     MAP = "map";
     /// Permutations, rows by index, and their gradients.

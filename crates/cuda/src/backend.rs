@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use lowrank_backend::{
-    AdamW, AdamWParam, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Error, Gemm, In, LoraEmbedding,
-    Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd, SgdParam, Slot, Stats, Zip,
+    AdamW, AdamWParam, Attention, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Error, Gemm, In,
+    Linear, Lora, LoraEmbedding, Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd,
+    SgdParam, Slot, Stats, Weight, Zip,
 };
 
-use crate::{Cuda, elementwise, gemm, lora_embedding, moving, optim, reduce, rows, sequence};
+use crate::{Cuda, attention, elementwise, gemm, linear, lora_embedding, moving, optim, reduce, rows, sequence};
 
 impl Backend for Cuda {
     fn name(&self) -> String {
@@ -18,8 +19,9 @@ impl Backend for Cuda {
         dtype != DType::F64
     }
 
-    fn supports_precision(&self, precision: Precision) -> bool {
-        precision == Precision::Full
+    /// All of them: products with f32 operands on the FMA units, or on tensor cores after rounding.
+    fn supports_precision(&self, _precision: Precision) -> bool {
+        true
     }
 
     fn stats(&self) -> Stats {
@@ -62,6 +64,7 @@ impl Backend for Cuda {
     }
 
     fn sync(&self) -> Result<()> {
+        self.not_recording("sync")?;
         self.counters.waits.fetch_add(1, Relaxed);
         self.stream.wait()
     }
@@ -106,6 +109,38 @@ impl Backend for Cuda {
         elementwise::dropout(self, op, scalars, x, y)
     }
 
+    fn dequantise(&self, w: Weight<'_>, out: Out<'_>) -> Result<()> {
+        match w {
+            Weight::Dense(w) => elementwise::cast(self, w, out),
+            _ => Err(Error::unsupported("dequantise", self.context.name(), "quantised weights")),
+        }
+    }
+
+    fn linear_forward(&self, op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
+        linear::linear_forward(self, op, x, y)
+    }
+
+    fn linear_backward(&self, op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
+        linear::linear_backward(self, op, gy, dx)
+    }
+
+    fn lora_forward(&self, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
+        linear::lora_forward(self, op, x, y, h)
+    }
+
+    fn lora_backward(
+        &self,
+        op: &Lora<'_>,
+        x: In<'_>,
+        h: In<'_>,
+        gy: In<'_>,
+        dx: Option<Slot<'_>>,
+        da: Option<Slot<'_>>,
+        db: Option<Slot<'_>>,
+    ) -> Result<()> {
+        linear::lora_backward(self, op, x, h, gy, dx, da, db)
+    }
+
     fn lora_embedding_forward(&self, op: &LoraEmbedding<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
         lora_embedding::lora_embedding_forward(self, op, y, h)
     }
@@ -119,6 +154,34 @@ impl Backend for Cuda {
         db: Option<Slot<'_>>,
     ) -> Result<()> {
         lora_embedding::lora_embedding_backward(self, op, h, gy, da, db)
+    }
+
+    fn attention_forward(
+        &self,
+        op: &Attention,
+        q: In<'_>,
+        k: In<'_>,
+        v: In<'_>,
+        y: Out<'_>,
+        lse: Out<'_>,
+    ) -> Result<()> {
+        attention::attention_forward(self, op, q, k, v, y, lse)
+    }
+
+    fn attention_backward(
+        &self,
+        op: &Attention,
+        q: In<'_>,
+        k: In<'_>,
+        v: In<'_>,
+        y: In<'_>,
+        lse: In<'_>,
+        gy: In<'_>,
+        dq: Option<Slot<'_>>,
+        dk: Option<Slot<'_>>,
+        dv: Option<Slot<'_>>,
+    ) -> Result<()> {
+        attention::attention_backward(self, op, q, k, v, y, lse, gy, dq, dk, dv)
     }
 
     fn softmax_forward(&self, op: &Matrix, x: In<'_>, y: Out<'_>) -> Result<()> {

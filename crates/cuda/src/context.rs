@@ -26,15 +26,21 @@ pub(crate) struct Context {
     kernels: Mutex<Kernels>,
 }
 
-#[derive(Default)]
-struct Kernels {
-    modules: HashMap<&'static str, sys::CUmodule>,
-    functions: HashMap<(&'static str, &'static str), Function>,
+/// The loaded files by name, each with its kernels by name.
+type Kernels = HashMap<&'static str, Loaded>;
+
+struct Loaded {
+    raw: sys::CUmodule,
+    functions: HashMap<String, Function>,
 }
 
 /// A kernel of a loaded module, which is never unloaded.
 #[derive(Clone, Copy)]
-pub(crate) struct Function(pub sys::CUfunction);
+pub(crate) struct Function {
+    pub raw: sys::CUfunction,
+    /// Dynamic shared memory that it may ask for.
+    shared: u32,
+}
 
 // SAFETY: handles of the driver, which locks for itself; nothing is reached through them but by its calls.
 unsafe impl Send for Function {}
@@ -43,7 +49,7 @@ unsafe impl Send for Context {}
 // SAFETY: as above; what changes is behind a mutex.
 unsafe impl Sync for Context {}
 // SAFETY: as above.
-unsafe impl Send for Kernels {}
+unsafe impl Send for Loaded {}
 
 impl Context {
     /// The context of a GPU; the same one for every caller.
@@ -113,32 +119,30 @@ impl Context {
         unsafe { result::ctx::set_current(self.raw) }.map_err(|e| self.failed("cuCtxSetCurrent", e))
     }
 
-    /// A kernel, compiled if it is the first of its file. `shared` is the dynamic shared memory it may ask for.
-    pub fn function(&self, module: &Module, entry: &'static str, shared: u32) -> Result<Function> {
+    /// A kernel, compiled if it is the first of its file, that may ask for `shared` bytes of dynamic shared memory.
+    pub fn function(&self, module: &Module, entry: &str, shared: u32) -> Result<Function> {
         let mut kernels = self.kernels.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(f) = kernels.functions.get(&(module.name, entry)) {
+        if !kernels.contains_key(module.name) {
+            kernels.insert(module.name, Loaded { raw: self.load(module)?, functions: HashMap::new() });
+        }
+        let Some(loaded) = kernels.get_mut(module.name) else { unreachable!("loaded above") };
+        if let Some(f) = loaded.functions.get(entry).filter(|f| shared <= f.shared) {
             return Ok(*f);
         }
-        let raw = match kernels.modules.get(module.name) {
-            Some(raw) => *raw,
-            None => {
-                let raw = self.load(module)?;
-                kernels.modules.insert(module.name, raw);
-                raw
-            }
-        };
+        self.bind()?;
         let name = CString::new(entry).map_err(|e| self.error(e.to_string()))?;
         // SAFETY: a loaded module that is never unloaded.
-        let f = unsafe { result::module::get_function(raw, name) }
+        let raw = unsafe { result::module::get_function(loaded.raw, name) }
             .map_err(|e| self.failed(&format!("kernel {entry} of {}", module.name), e))?;
         if shared > SHARED_DEFAULT {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a kernel of a loaded module.
-            unsafe { result::function::set_function_attribute(f, attribute, shared as i32) }
+            unsafe { result::function::set_function_attribute(raw, attribute, shared as i32) }
                 .map_err(|e| self.failed(&format!("{shared} bytes of shared memory for {entry}"), e))?;
         }
-        kernels.functions.insert((module.name, entry), Function(f));
-        Ok(Function(f))
+        let f = Function { raw, shared: shared.max(SHARED_DEFAULT) };
+        loaded.functions.insert(entry.to_string(), f);
+        Ok(f)
     }
 
     /// Has the driver compile a file of PTX.

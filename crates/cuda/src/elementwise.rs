@@ -54,6 +54,12 @@ pub(crate) fn map(cuda: &Cuda, op: Map, x: In<'_>, y: Slot<'_>) -> Result<()> {
     l.run_elements(x.len.div_ceil(4))
 }
 
+/// The elements of a dense weight in another dtype.
+pub(crate) fn cast(cuda: &Cuda, w: In<'_>, out: Out<'_>) -> Result<()> {
+    w.expect("dequantise", "w", out.len)?;
+    map(cuda, Map::Copy, w, out.set())
+}
+
 /// `Dims` of `zip.cu`.
 #[derive(Clone, Copy, NoUninit)]
 #[repr(C)]

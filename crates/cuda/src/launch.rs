@@ -6,14 +6,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytemuck::NoUninit;
 use cudarc::driver::result;
-use lowrank_backend::{DType, Error, In, Mode, Precision, Result};
+use lowrank_backend::{DType, Error, In, Mode, Result};
 use lowrank_kernels::Module;
+use lowrank_kernels::launch::Launch as Planned;
 
 use crate::Cuda;
 use crate::memory::CudaBuffer;
 
 /// Blocks of a grid's first dimension, at most.
-const GRID: u64 = (1 << 31) - 1;
+const GRID: u32 = (1 << 31) - 1;
 
 /// The code of a storage type in kernels: the enum of `storage.cuh`.
 pub(crate) fn code(dtype: DType) -> u32 {
@@ -71,30 +72,52 @@ impl Cuda {
         Ok(at)
     }
 
-    /// Fails by name for products that no kernel computes.
-    pub(crate) fn precision(&self, op: &'static str, precision: Precision) -> Result<()> {
-        match precision {
-            Precision::Full => Ok(()),
-            other => Err(Error::unsupported(op, self.context.name(), format!("precision {}", other.name()))),
-        }
-    }
-
     /// An f32 intermediate.
     pub(crate) fn scratch(&self, len: usize) -> Result<CudaBuffer> {
         self.stream.alloc(len.saturating_mul(4))
     }
 
+    /// Puts launches whose geometry was planned in `kernels/` on the stream.
+    pub(crate) fn run_planned(&self, op: &'static str, launches: &[Planned]) -> Result<()> {
+        for l in launches {
+            let missing = || self.context.error(format!("there is no kernel file {}", l.module));
+            let module = Module::named(l.module).ok_or_else(missing)?;
+            let args = vec![l.params.as_ptr() as *mut c_void];
+            // SAFETY: the struct is the kernel's only parameter, and outlives the call.
+            unsafe { self.start(op, module, &l.entry, l.grid, l.block, l.shared, args)? };
+        }
+        Ok(())
+    }
+
+    /// Puts a kernel on the stream.
+    ///
+    /// # Safety
+    /// `args` point to the kernel's parameters, in their order; addresses in them are of live buffers of this stream.
+    #[allow(clippy::too_many_arguments)]
+    unsafe fn start(
+        &self,
+        op: &'static str,
+        module: &Module,
+        entry: &str,
+        [x, y, z]: [u32; 3],
+        threads: u32,
+        shared: u32,
+        mut args: Vec<*mut c_void>,
+    ) -> Result<()> {
+        let f = self.context.function(module, entry, shared)?;
+        self.context.bind()?;
+        match &self.stream.recordings().open {
+            Some(recording) => recording.count(),
+            None => _ = self.counters.launches.fetch_add(1, Relaxed),
+        }
+        // SAFETY: as the caller promises; memory is freed behind the kernel on the same stream.
+        unsafe { result::launch_kernel(f.raw, (x, y, z), (threads, 1, 1), shared, self.stream.raw, &mut args) }
+            .map_err(|e| self.context.failed(&format!("{op} ({entry})"), e))
+    }
+
     /// A call of a kernel, to be given its arguments in the order of its parameters.
     pub(crate) fn launch(&self, op: &'static str, module: &'static Module, entry: &'static str) -> Launch<'_> {
-        Launch {
-            cuda: self,
-            op,
-            module,
-            entry,
-            words: Vec::with_capacity(24),
-            starts: Vec::with_capacity(16),
-            shared: 0,
-        }
+        Launch { cuda: self, op, module, entry, words: Vec::with_capacity(24), starts: Vec::with_capacity(16) }
     }
 }
 
@@ -107,7 +130,6 @@ pub(crate) struct Launch<'a> {
     /// The arguments' bytes, each from a multiple of 8 on.
     words: Vec<u64>,
     starts: Vec<usize>,
-    shared: u32,
 }
 
 impl Launch<'_> {
@@ -162,41 +184,23 @@ impl Launch<'_> {
         self
     }
 
-    /// Dynamic shared memory in bytes.
-    #[allow(dead_code)]
-    pub fn shared(&mut self, bytes: u32) -> &mut Self {
-        self.shared = bytes;
-        self
-    }
-
     /// Puts it on the stream: `blocks` blocks of `threads` threads.
     pub fn run(&mut self, blocks: usize, threads: u32) -> Result<()> {
-        self.run_grid([blocks, 1, 1], threads)
+        if blocks == 0 {
+            return Ok(());
+        }
+        let fits = u32::try_from(blocks).ok().filter(|&n| n <= GRID);
+        let too_large = || Error::invalid(self.op, format!("a grid of {blocks} blocks is too large"));
+        let grid = [fits.ok_or_else(too_large)?, 1, 1];
+        let words = self.words.as_ptr();
+        // SAFETY: each start is an index into words.
+        let args: Vec<*mut c_void> = self.starts.iter().map(|&i| unsafe { words.add(i) } as *mut c_void).collect();
+        // SAFETY: the arguments are those of the kernel, and are not touched before the call returns.
+        unsafe { self.cuda.start(self.op, self.module, self.entry, grid, threads, 0, args) }
     }
 
     /// One thread per element, 256 in a block.
     pub fn run_elements(&mut self, len: usize) -> Result<()> {
         self.run(len.div_ceil(256), 256)
-    }
-
-    /// The same with a grid of three dimensions; nothing if one of them is 0.
-    pub fn run_grid(&mut self, grid: [usize; 3], threads: u32) -> Result<()> {
-        if grid.contains(&0) {
-            return Ok(());
-        }
-        if grid[0] as u64 > GRID || grid[1] > 65535 || grid[2] > 65535 {
-            return Err(Error::invalid(self.op, format!("a grid of {grid:?} blocks is too large")));
-        }
-        let context = &self.cuda.context;
-        let f = context.function(self.module, self.entry, self.shared)?;
-        context.bind()?;
-        let words = self.words.as_ptr();
-        // SAFETY: each start is an index into words, which is not touched before the call returns.
-        let mut args: Vec<*mut c_void> = self.starts.iter().map(|&i| unsafe { words.add(i) } as *mut c_void).collect();
-        let [x, y, z] = grid.map(|n| n as u32);
-        self.cuda.counters.launches.fetch_add(1, Relaxed);
-        // SAFETY: the arguments are those of the kernel, and their memory is freed behind it on the same stream.
-        unsafe { result::launch_kernel(f.0, (x, y, z), (threads, 1, 1), self.shared, self.cuda.stream.raw, &mut args) }
-            .map_err(|e| context.failed(&format!("{} ({})", self.op, self.entry), e))
     }
 }

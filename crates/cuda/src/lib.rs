@@ -5,17 +5,20 @@
 //!
 //! * `driver`: is there a driver, which GPUs, what went wrong. * `context`: one open GPU with its compiled kernels.
 //! * `memory`: buffers from the driver's stream-ordered pool. * `staging`: bytes on their way to and from the device.
-//! * `launch`: from views to a kernel on the stream. * One file per family of operations; the kernels are in `kernels/`.
+//! * `graph`: launches recorded once and repeated as one. * `launch`: from views to a kernel on the stream. * One file per family of operations; the kernels are in `kernels/`.
 //!
 //! Results are the same bits on every run on one device: a sum has one owner and an order that depends on sizes only, and
 //! there are no float atomics.
 
+mod attention;
 mod backend;
 mod context;
 mod driver;
 mod elementwise;
 mod gemm;
+mod graph;
 mod launch;
+mod linear;
 mod lora_embedding;
 mod memory;
 mod moving;
@@ -33,6 +36,7 @@ use std::sync::{Arc, Mutex};
 use lowrank_backend::Result;
 
 pub use driver::{DeviceInfo, devices};
+pub use graph::Graph;
 
 use context::Context;
 use memory::Stream;

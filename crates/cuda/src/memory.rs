@@ -1,12 +1,14 @@
 //! A handle's stream, and its buffers: the driver's stream-ordered pool, with a count of what is alive.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::{DriverError, result, sys};
 use lowrank_backend::{Buffer, Error, Result, Stats};
 
 use crate::context::Context;
+use crate::graph::{Arena, Recordings};
 
 /// The one stream that everything of a handle goes through, so that order needs no events.
 pub(crate) struct Stream {
@@ -14,6 +16,9 @@ pub(crate) struct Stream {
     pub raw: sys::CUstream,
     live: AtomicU64,
     peak: AtomicU64,
+    /// Counts buffers and recordings, to tell what was first.
+    serial: AtomicU64,
+    recordings: Mutex<Recordings>,
 }
 
 // SAFETY: a handle of the driver, which locks for itself.
@@ -26,7 +31,16 @@ impl Stream {
         context.bind()?;
         let raw = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|e| context.failed("cuStreamCreate", e))?;
-        Ok(Stream { context, raw, live: AtomicU64::new(0), peak: AtomicU64::new(0) })
+        let (live, peak, serial) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Stream { context, raw, live, peak, serial, recordings: Mutex::default() })
+    }
+
+    pub fn next_serial(&self) -> u64 {
+        self.serial.fetch_add(1, Relaxed)
+    }
+
+    pub fn recordings(&self) -> MutexGuard<'_, Recordings> {
+        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for everything on the stream.
@@ -41,9 +55,13 @@ impl Stream {
         self.context.bind()?;
         let size = bytes.max(16);
         let full = DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-        // SAFETY: all use of the memory is on this stream.
-        let mut got = unsafe { result::malloc_async(self.raw, size) };
-        if got == Err(full) {
+        let arena = self.recordings().open.clone();
+        let mut got = match &arena {
+            Some(arena) => arena.take(size),
+            // SAFETY: all use of the memory is on this stream.
+            None => unsafe { result::malloc_async(self.raw, size) },
+        };
+        if got == Err(full) && arena.is_none() {
             // What was freed but not yet reached on the stream, and what fits no hole of the pool, may be what is missing.
             self.wait()?;
             // SAFETY: the device's own pool; only memory that nothing holds goes back.
@@ -60,7 +78,7 @@ impl Stream {
         })?;
         let live = self.live.fetch_add(bytes as u64, Relaxed) + bytes as u64;
         self.peak.fetch_max(live, Relaxed);
-        Ok(CudaBuffer { at, bytes, stream: self.clone() })
+        Ok(CudaBuffer { at, bytes, serial: self.next_serial(), arena, stream: self.clone() })
     }
 
     /// Sets the peak to what is alive.
@@ -98,6 +116,9 @@ impl Drop for Stream {
 pub(crate) struct CudaBuffer {
     at: sys::CUdeviceptr,
     bytes: usize,
+    serial: u64,
+    /// Of the recording that asked for it.
+    arena: Option<Arc<Arena>>,
     stream: Arc<Stream>,
 }
 
@@ -122,6 +143,14 @@ impl Buffer for CudaBuffer {
 impl Drop for CudaBuffer {
     fn drop(&mut self) {
         self.stream.live.fetch_sub(self.bytes as u64, Relaxed);
+        if let Some(arena) = &self.arena {
+            return arena.give_back(self.at);
+        }
+        // A graph that may still use it keeps it. Upgraded outside the lock: the last handle on an arena waits.
+        let graphs: Vec<_> = self.stream.recordings().alive.iter().filter_map(|a| a.upgrade()).collect();
+        if graphs.iter().any(|graph| graph.keep(self.at, self.serial)) {
+            return;
+        }
         if self.stream.context.bind().is_ok() {
             // SAFETY: allocated on this stream and freed once, after all work that was given to it.
             let _ = unsafe { result::free_async(self.at, self.stream.raw) };

@@ -136,6 +136,13 @@ impl Staging {
     }
 }
 
+impl Drop for Staging {
+    fn drop(&mut self) {
+        // Copies under way read the ring.
+        let _ = self.stream.wait();
+    }
+}
+
 impl Cuda {
     fn staging(&self) -> MutexGuard<'_, Staging> {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
@@ -143,6 +150,7 @@ impl Cuda {
 
     /// Host bytes to a device address that has room for them.
     pub(crate) fn stage(&self, bytes: &[u8], to: u64) -> Result<()> {
+        self.not_recording("upload")?;
         self.counters.uploaded.fetch_add(bytes.len() as u64, Relaxed);
         self.staging().upload(bytes, to)
     }
@@ -151,7 +159,7 @@ impl Cuda {
     pub(crate) fn read_back<'a>(&'a self, src: In<'a>) -> Readback<'a> {
         const OP: &str = "download";
         let bytes = src.len * src.dtype.size();
-        let queued = self.address(OP, "source", src).and_then(|from| {
+        let queued = self.not_recording(OP).and_then(|()| self.address(OP, "source", src)).and_then(|from| {
             let copy = if (1..=SMALL_READ).contains(&bytes) { Some(self.queue_read(from, bytes)?) } else { None };
             Ok((from, copy))
         });
