@@ -12,7 +12,7 @@
 // The mask puts zeros; 1/(1−p) is a factor of the second pass, so that nothing is rounded twice.
 //   on paper: 2mcr FLOP each; mc elements read once, (slices·m + blocks·c)·r floats out and in again; b once a block
 //   ptxsim counts exactly these sectors and no bank conflict for u and v (tests/lora_tc.rs asserts both)
-//   50 to 83 KiB of shared memory; registers up to 142 (16 bits), 176 (f32): one or two blocks a multiprocessor
+//   21 to 57 KiB of shared memory; registers up to 142 (16 bits), 176 (f32): one or two blocks a multiprocessor
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"
