@@ -15,29 +15,10 @@
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"
-
-struct Gemm {
-  const void *a, *b, *bias, *a2, *b2;
-  const float* scalars;  // for the step; null: no dropout
-  void* c;
-  u32 m, n, k, k2;
-  float alpha, s;
-  u32 ta, tb, tc, tbias, ta2, tb2;  // element types
-  u32 add;
-  Dropout drop;  // of the tail; element index = row · n + column
-};
+#include "gemm.cuh"
 
 constexpr int BK = 16;
 constexpr int THREADS = 256;
-// Blocks next to each other share rows of a: eight row tiles go down before the next column tile.
-constexpr u32 GROUP = 8;
-
-DEVICE void place(u32 tiles_m, u32 tiles_n, u32 at, u32& tile_m, u32& tile_n) {
-  u32 per = GROUP * tiles_n, first = at / per * GROUP, high = min(GROUP, tiles_m - first), in = at % per;
-  tile_m = first + in % high;
-  tile_n = in / high;
-}
-
 // One operand's [T, BK] tile: global memory → registers → shared memory [BK][T].
 // Along: k runs along memory ([rows, k]); otherwise the rows do ([k, rows]).
 // Column c of row k of the tile lies at c ^ ((k/4) << 3): the four k of a chunk are stored by lanes that differ in
@@ -170,7 +151,7 @@ template <int T, bool TA, bool TB> DEVICE void gemm(Gemm g) {
   // Out through shared memory, 64 rows at a time, so that a warp writes whole rows. Bit 4 of the column is turned in
   // every other four rows: the lanes of a warp that write rows tm and tm + 4 meet in no bank.
   char* c = (char*)g.c + (u64)batch * g.m * g.n * type_size(g.tc);
-  bool wide = rows_of_four(c, g.n, g.tc), wide_bias = rows_of_four(g.bias, 0, g.tbias);
+  bool wide = rows_of_four(c, g.n, g.tc);
   float* out = (float*)stage;
 #pragma unroll
   for (int i = 0; i < G; i++) {
@@ -182,15 +163,8 @@ template <int T, bool TA, bool TB> DEVICE void gemm(Gemm g) {
     __syncthreads();
 #pragma unroll 1
     for (u32 id = threadIdx.x; id < 64 * T / 4; id += THREADS) {
-      u32 row = row0 + i * 64 + id / (T / 4), col = col0 + id % (T / 4) * 4;
-      int valid = (int)min(g.n - min(g.n, col), 4u);
-      if (row >= g.m || valid == 0) continue;
-      float bias[4] = {0.f, 0.f, 0.f, 0.f}, v[4];
-      float4 q = load_shared4(&out[id * 4 ^ (id / (T / 4) & 4) << 2]);
-      if (g.bias) load4(bias, g.bias, col, valid, g.tbias, wide_bias);
-#pragma unroll
-      for (int e = 0; e < 4; e++) v[e] = fmaf(g.alpha, ((const float*)&q)[e], bias[e]);
-      store4(c, (u64)row * g.n + col, v, valid, g.tc, wide, g.add);
+      float4 sum = load_shared4(&out[id * 4 ^ (id / (T / 4) & 4) << 2]);
+      write4(g, c, row0 + i * 64 + id / (T / 4), col0 + id % (T / 4) * 4, sum, wide);
     }
     __syncthreads();
   }

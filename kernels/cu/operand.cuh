@@ -123,3 +123,10 @@ DEVICE float4 load_shared4(const float* p) {
 DEVICE void store_shared4(float* p, float a, float b, float c, float d) {
   asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(shared_address(p)), "f"(a), "f"(b), "f"(c), "f"(d) : "memory");
 }
+
+// Copies `bytes` (0 … 16) to shared memory without waiting and fills the rest of the 16 with zeros.
+DEVICE void cp_async16(u32 to, const void* from, u32 bytes) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
+}
+DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int LEFT> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(LEFT) : "memory"); }

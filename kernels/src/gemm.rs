@@ -1,4 +1,5 @@
-//! Matrix products on FMA units (`cu/gemm.cu`): f32, bf16 and f16 operands in any mixture, sums in f32.
+//! Matrix products with f32 sums: on FMA units (`cu/gemm.cu`), or on tensor cores (`cu/gemm_tc.cu`) where that is asked
+//! for. Operands are f32, bf16 or f16 in any mixture.
 
 use crate::launch::{Dropout, Fields, Launch, Operand, TooLarge, Type, size};
 
@@ -21,6 +22,19 @@ impl Layout {
             Layout::TN => "tn",
         }
     }
+}
+
+/// What tensor cores multiply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Math {
+    /// a and b as they are, both bf16 or both f16; the tail as [`Math::Bf16x3`].
+    Native,
+    /// Everything rounded to bf16.
+    Bf16,
+    /// Everything as the sum of two bf16, three products: about 2⁻¹⁶ relative.
+    Bf16x3,
+    /// Everything rounded to 10 bits of mantissa.
+    Tf32,
 }
 
 /// The low-rank part of a product, summed before the rest: `s · a2 · op(b2) ⊙ mask`.
@@ -87,23 +101,40 @@ impl Gemm {
     /// # Errors
     /// As [`Gemm::launches`].
     pub fn tiled(&self, tile: usize) -> Result<Vec<Launch>, TooLarge> {
+        self.grid(tile, "gemm", format!("gemm_{}_{tile}", self.layout.name()), 0)
+    }
+
+    /// The launches on tensor cores.
+    ///
+    /// # Errors
+    /// As [`Gemm::launches`].
+    ///
+    /// # Panics
+    /// [`Math::Native`] with operands that are not both bf16 or both f16.
+    pub fn tensor(&self, math: Math) -> Result<Vec<Launch>, TooLarge> {
+        let (name, parts) = match (math, self.a.ty, self.b.ty) {
+            (Math::Native, Type::Bf16, Type::Bf16) => ("bf16_bf16", 2),
+            (Math::Native, Type::F16, Type::F16) => ("f16_f16", 2),
+            (Math::Native, a, b) => panic!("no native product of {a:?} and {b:?}"),
+            (Math::Bf16, ..) => ("bf16", 1),
+            (Math::Bf16x3, ..) => ("bf16x3", 2),
+            (Math::Tf32, ..) => ("tf32", 1),
+        };
+        // Two stages of both operands' tiles, 8 KiB a part, or four of 16-bit operands; then 64 rows of the result.
+        let shared = (parts * 32 * 1024).max(64 * 136 * 4);
+        self.grid(128, "gemm_tc", format!("gemm_tc_{}_{name}", self.layout.name()), shared)
+    }
+
+    fn grid(&self, tile: usize, module: &'static str, entry: String, shared: u32) -> Result<Vec<Launch>, TooLarge> {
         if self.m * self.n * self.batch == 0 {
             return Ok(Vec::new());
         }
         let blocks = size("tiles", self.m.div_ceil(tile) * self.n.div_ceil(tile))?;
-        (0..self.batch)
-            .step_by(MAX_BATCH)
-            .map(|first| {
-                Ok(Launch {
-                    module: "gemm",
-                    entry: format!("gemm_{}_{tile}", self.layout.name()),
-                    grid: [blocks, 1, (self.batch - first).min(MAX_BATCH) as u32],
-                    block: 256,
-                    shared: 0,
-                    params: self.params(first)?,
-                })
-            })
-            .collect()
+        let launch = |first: usize| {
+            let grid = [blocks, 1, (self.batch - first).min(MAX_BATCH) as u32];
+            Ok(Launch { module, entry: entry.clone(), grid, block: 256, shared, params: self.params(first)? })
+        };
+        (0..self.batch).step_by(MAX_BATCH).map(launch).collect()
     }
 
     fn params(&self, first: usize) -> Result<Vec<u8>, TooLarge> {

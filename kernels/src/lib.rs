@@ -45,8 +45,12 @@ modules! {
     DROPOUT = "dropout";
     /// Matrix products on FMA units, with a low-rank tail.
     GEMM = "gemm";
+    /// Matrix products on tensor cores, with a low-rank tail.
+    GEMM_TC = "gemm_tc";
     /// The rank-r sums of the low-rank linear and its gradients.
     LORA = "lora";
+    /// The same on tensor cores.
+    LORA_TC = "lora_tc";
     /// The linear layer of a few rows.
     DECODE = "decode";
     /// Functions of one operand, and casts.

@@ -1,5 +1,5 @@
 //! Attention: one kernel forward, three backward, nothing of size [q_len, kv_len] in memory. Heads of more than 256
-//! elements are refused by name.
+//! elements are refused by name. Computed in f32, whatever the precision.
 
 use lowrank_backend::{Attention, DType, Error, In, Mode, Out, Result, Slot};
 use lowrank_kernels::attention::{Attention as Planned, Gradient, MAX_DIM, Saved};
@@ -17,8 +17,7 @@ struct Sizes {
 
 impl Sizes {
     fn new(cuda: &Cuda, name: &'static str, op: &Attention) -> Result<Self> {
-        let &Attention { batch, q_len, kv_len, heads, kv_heads, dim, scale, causal, precision } = op;
-        cuda.precision(name, precision)?;
+        let &Attention { batch, q_len, kv_len, heads, kv_heads, dim, scale, causal, .. } = op;
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             let detail = format!("{heads} query heads are no multiple of {kv_heads} key/value heads");
             return Err(Error::invalid(name, detail));

@@ -19,8 +19,9 @@ impl Backend for Cuda {
         dtype != DType::F64
     }
 
-    fn supports_precision(&self, precision: Precision) -> bool {
-        precision == Precision::Full
+    /// All of them: products with f32 operands on the FMA units, or on tensor cores after rounding.
+    fn supports_precision(&self, _precision: Precision) -> bool {
+        true
     }
 
     fn stats(&self) -> Stats {

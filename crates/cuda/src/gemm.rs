@@ -1,8 +1,8 @@
 //! Products. Which tiles, and how they are cut, is planned in `kernels/`.
 
-use lowrank_backend::{DType, Dropout, Error, Gemm, In, Result, Scalars, Slot};
+use lowrank_backend::{DType, Dropout, Error, Gemm, In, Precision, Result, Scalars, Slot};
 use lowrank_kernels::decode;
-use lowrank_kernels::gemm::{Gemm as Product, Layout};
+use lowrank_kernels::gemm::{Gemm as Product, Layout, Math};
 use lowrank_kernels::launch::{Dropout as Mask, Operand, TooLarge, Type};
 
 use crate::Cuda;
@@ -35,7 +35,6 @@ pub(crate) fn too_large(op: &'static str) -> impl Fn(TooLarge) -> Error {
 pub(crate) fn gemm(cuda: &Cuda, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) -> Result<()> {
     const OP: &str = "gemm";
     let &Gemm { batch, m, n, k, ta, tb, alpha, precision } = op;
-    cuda.precision(OP, precision)?;
     let layout = match (ta, tb) {
         (false, false) => Layout::NN,
         (false, true) => Layout::NT,
@@ -59,12 +58,12 @@ pub(crate) fn gemm(cuda: &Cuda, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) ->
         bias: None,
         tail: None,
     };
-    run(cuda, OP, &product)
+    run(cuda, OP, &product, precision)
 }
 
-/// Puts a product on the stream: a few rows against a weight are bound by the bytes of the weight, and have a kernel of
-/// their own.
-pub(crate) fn run(cuda: &Cuda, op: &'static str, p: &Product) -> Result<()> {
+/// Puts a product on the stream. A few rows against a weight are bound by the bytes of the weight, so they have a kernel of
+/// their own, which computes in f32 whatever the precision.
+pub(crate) fn run(cuda: &Cuda, op: &'static str, p: &Product, precision: Precision) -> Result<()> {
     let masked = p.tail.is_some_and(|tail| tail.dropout.is_some());
     if p.layout == Layout::NT && p.batch == 1 && p.m <= decode::MAX_ROWS && !masked {
         let tail = p.tail.map(|t| decode::Tail { h: t.a, b: t.b, r: t.r, s: t.s });
@@ -72,5 +71,13 @@ pub(crate) fn run(cuda: &Cuda, op: &'static str, p: &Product) -> Result<()> {
         let few = decode::Decode { m, n, k, x: a, w: b, y: c, bias, tail, alpha, add };
         return cuda.run_planned(op, few.launch().map_err(too_large(op))?.as_slice());
     }
-    cuda.run_planned(op, &p.launches().map_err(too_large(op))?)
+    let launches = match precision {
+        // Products of two 16-bit numbers are exact in f32, on tensor cores as elsewhere.
+        Precision::Full if p.a.ty == p.b.ty && p.a.ty != Type::F32 && p.tail.is_none() => p.tensor(Math::Native),
+        Precision::Full => p.launches(),
+        Precision::Bf16 => p.tensor(Math::Bf16),
+        Precision::Bf16x3 => p.tensor(Math::Bf16x3),
+        Precision::Tf32 => p.tensor(Math::Tf32),
+    };
+    cuda.run_planned(op, &launches.map_err(too_large(op))?)
 }

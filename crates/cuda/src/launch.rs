@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use bytemuck::NoUninit;
 use cudarc::driver::result;
-use lowrank_backend::{DType, Error, In, Mode, Precision, Result};
+use lowrank_backend::{DType, Error, In, Mode, Result};
 use lowrank_kernels::Module;
 use lowrank_kernels::launch::Launch as Planned;
 
@@ -70,14 +70,6 @@ impl Cuda {
         }
         x.expect(op, what, len)?;
         Ok(at)
-    }
-
-    /// Fails by name for products that no kernel computes.
-    pub(crate) fn precision(&self, op: &'static str, precision: Precision) -> Result<()> {
-        match precision {
-            Precision::Full => Ok(()),
-            other => Err(Error::unsupported(op, self.context.name(), format!("precision {}", other.name()))),
-        }
     }
 
     /// An f32 intermediate.

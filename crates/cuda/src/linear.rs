@@ -2,7 +2,8 @@
 //!
 //! lora_forward is `h = x̂ Aᵀ` with dropout drawn while x is read, then one product `y = x Wᵀ + s h Bᵀ + bias` whose tiles
 //! carry the branch. lora_backward is `u = s gy B` with `db` in one read of gy, `da = uᵀ x̂`, and one product
-//! `dx = gy W + (u A) ⊙ mask`. Ranks above 128 sum by plain products, the branch still in the tiles.
+//! `dx = gy W + (u A) ⊙ mask`. Ranks above 128 sum by plain products, the branch still in the tiles. The precision is that
+//! of the products with W, on tensor cores unless it is full; sums into h, u, da and db are bound by memory, and in f32.
 
 use lowrank_backend::{Buffer, DType, Dropout, Error, Gemm, In, Linear, Lora, Mode, Out, Result, Slot, Weight};
 use lowrank_kernels::gemm::{Gemm as Product, Layout, Tail};
@@ -27,8 +28,7 @@ fn f32s(cuda: &Cuda, op: &'static str, what: &str, x: In<'_>, len: usize) -> Res
 }
 
 fn forward(cuda: &Cuda, name: &'static str, op: &Linear<'_>, x: In<'_>, y: &Out<'_>) -> Result<Product> {
-    let &Linear { m, n, k, precision, .. } = op;
-    cuda.precision(name, precision)?;
+    let &Linear { m, n, k, .. } = op;
     let bias = match op.bias {
         Some(bias) => Some(operand(cuda.expect_float(name, "bias", bias, n)?, bias.dtype)),
         None => None,
@@ -50,8 +50,7 @@ fn forward(cuda: &Cuda, name: &'static str, op: &Linear<'_>, x: In<'_>, y: &Out<
 }
 
 fn backward(cuda: &Cuda, name: &'static str, op: &Linear<'_>, gy: In<'_>, dx: &Slot<'_>) -> Result<Product> {
-    let &Linear { m, n, k, precision, .. } = op;
-    cuda.precision(name, precision)?;
+    let &Linear { m, n, k, .. } = op;
     Ok(Product {
         layout: Layout::NN,
         batch: 1,
@@ -71,13 +70,13 @@ fn backward(cuda: &Cuda, name: &'static str, op: &Linear<'_>, gy: In<'_>, dx: &S
 /// `y = x Wᵀ (+ bias)`.
 pub(crate) fn linear_forward(cuda: &Cuda, op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
     const OP: &str = "linear_forward";
-    run(cuda, OP, &forward(cuda, OP, op, x, &y)?)
+    run(cuda, OP, &forward(cuda, OP, op, x, &y)?, op.precision)
 }
 
 /// `dx (+)= gy W`.
 pub(crate) fn linear_backward(cuda: &Cuda, op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
     const OP: &str = "linear_backward";
-    run(cuda, OP, &backward(cuda, OP, op, gy, &dx)?)
+    run(cuda, OP, &backward(cuda, OP, op, gy, &dx)?, op.precision)
 }
 
 /// A and B, checked.
@@ -119,7 +118,7 @@ pub(crate) fn lora_forward(cuda: &Cuda, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h:
         None => with_dropped(cuda, op, x, |x| gemm(cuda, &Gemm::nt(m, r, k), x, op.a, h.set()))?,
     }
     let tail = Tail { a: to, b, r, s: op.scale as f32, dropout: None };
-    run(cuda, OP, &Product { tail: Some(tail), ..product })
+    run(cuda, OP, &Product { tail: Some(tail), ..product }, op.base.precision)
 }
 
 /// `u = s gy B; db (+)= s gyᵀ h; da (+)= uᵀ x̂; dx (+)= gy W + (u A) ⊙ mask`.
@@ -136,7 +135,6 @@ pub(crate) fn lora_backward(
 ) -> Result<()> {
     const OP: &str = "lora_backward";
     let (m, n, k, r, scale) = (op.base.m, op.base.n, op.base.k, op.r, op.scale);
-    cuda.precision(OP, op.base.precision)?;
     let (a, b) = factors(cuda, OP, op)?;
     let x_at = f32s(cuda, OP, "x", x, volume(OP, &[m, k])?)?;
     let h_at = f32s(cuda, OP, "h", h, volume(OP, &[m, r])?)?;
@@ -184,5 +182,5 @@ pub(crate) fn lora_backward(
     let Some(dx) = dx else { return Ok(()) };
     let product = backward(cuda, OP, &op.base, gy, &dx)?;
     let tail = Tail { a: u_at, b: a, r, s: 1.0, dropout: mask };
-    run(cuda, OP, &Product { tail: Some(tail), ..product })
+    run(cuda, OP, &Product { tail: Some(tail), ..product }, op.base.precision)
 }

@@ -178,6 +178,41 @@ fn optimisers_take_any_number_of_tensors() {
     }
 }
 
+// ---- precisions ----
+
+/// Every precision against f64, in units of what it rounds operands to; and each is as coarse as its name says.
+#[test]
+fn precisions_are_as_good_as_their_names() {
+    let Some(cuda) = device() else { return };
+    let [m, n, k] = [70, 66, 130];
+    let mut rng = philox::Rng::new(9, 0);
+    let mut random = |len: usize| -> Vec<f32> { (0..len).map(|_| rng.uniform() as f32 * 2.0 - 1.0).collect() };
+    let (a, b) = (random(m * k), random(k * n));
+    let (x, w) = (Held::of(&cuda, &a), Held::of(&cuda, &b));
+    // Operands rounded to this many bits, both of them.
+    let modes = [(Precision::Full, 23), (Precision::Bf16x3, 15), (Precision::Tf32, 10), (Precision::Bf16, 7)];
+    for (layout, gemm) in [("nn", Gemm::nn(m, n, k)), ("nt", Gemm::nt(m, n, k)), ("tn", Gemm::tn(m, n, k))] {
+        let at_a = |i: usize, l: usize| f64::from(if gemm.ta { a[l * m + i] } else { a[i * k + l] });
+        let at_b = |l: usize, j: usize| f64::from(if gemm.tb { b[j * k + l] } else { b[l * n + j] });
+        let mut last = 0.0;
+        for (precision, bits) in modes {
+            let mut c = Held::empty(&cuda, DType::F32, m * n);
+            cuda.gemm(&gemm.precision(precision), x.view(), w.view(), c.out().set()).unwrap();
+            let mut worst = 0.0f64;
+            for (e, got) in c.read::<f32>(&cuda).into_iter().enumerate() {
+                let (i, j) = (e / n, e % n);
+                let (sum, size) =
+                    (0..k).map(|l| at_a(i, l) * at_b(l, j)).fold((0.0, 0.0), |(s, t), v| (s + v, t + v.abs()));
+                worst = worst.max((f64::from(got) - sum).abs() / size);
+            }
+            let name = precision.name();
+            assert!(worst <= 2.0 * 2f64.powi(-bits - 1) + k as f64 * 2f64.powi(-24), "{layout} {name}: {worst:e}");
+            assert!(worst > last, "{layout} {name} is no coarser than the one before: {worst:e}");
+            last = worst;
+        }
+    }
+}
+
 // ---- recorded launches ----
 
 /// One step of a small low-rank layer: forward, backward, gradient norm, AdamW.
@@ -305,9 +340,13 @@ fn what_is_not_there_is_refused_by_name() {
     let e = cuda.map(Map::Copy, x.view(), y.out().set()).unwrap_err().to_string();
     assert!(e.contains("cuda:0") && e.contains("f64"), "{e}");
     let a = Held::of(&cuda, &[0.0f32; 4]);
-    let gemm = Gemm::nn(2, 2, 2).precision(Precision::Bf16);
-    let e = cuda.gemm(&gemm, a.view(), a.view(), y.out().set()).unwrap_err().to_string();
-    assert!(e.contains("precision bf16"), "{e}");
+    let e = cuda.gemm(
+        &Gemm { ta: true, tb: true, ..Gemm::nn(2, 2, 1) },
+        a.view().narrow(0, 2),
+        a.view().narrow(0, 2),
+        y.out().set(),
+    );
+    assert!(e.unwrap_err().to_string().contains("transposed"));
     let other = Cuda::new(0).unwrap();
     let e = other.map(Map::Copy, a.view(), y.out().set()).unwrap_err().to_string();
     assert!(e.contains("different devices"), "{e}");
