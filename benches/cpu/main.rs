@@ -15,7 +15,7 @@ mod step;
 
 use std::time::Instant;
 
-use lowrank_core::{DType, Device, Result, Tensor, no_grad, philox};
+use lowrank_core::{DType, Device, Precision, Result, Tensor, no_grad, philox};
 
 /// Clock and processor seconds of one run.
 #[derive(Clone, Copy)]
@@ -109,17 +109,31 @@ fn shares() -> Result<()> {
     let device = Device::from_name("cpu")?;
     let threads = rayon::current_num_threads();
     println!("{threads} threads; GFLOP/s per core by processor time, and the share of the peak of multiply-adds");
-    println!("{:<26} {:>7} {:>9} {:>16} {:>16} {:>8}", "step", "peak", "ms", "low-rank", "frozen", "adapter");
+    println!(
+        "the last two: time of the low-rank step with products in bf16, f32 and bf16 weights, against full precision"
+    );
+    println!(
+        "{:<26} {:>7} {:>9} {:>16} {:>16} {:>8} {:>6} {:>6}",
+        "step", "peak", "ms", "low-rank", "frozen", "adapter", "bf16", "W too"
+    );
     for shape in [[512, 768, 768, 8], [512, 2048, 2048, 16], [1024, 4096, 4096, 16], [333, 1000, 1500, 40]] {
         let layer = Layer::new(&device, shape, DType::F32)?;
+        let small = Layer::new(&device, shape, DType::BF16)?;
         let mut peaks = Vec::new();
         let results = {
             let run = |adapter| layer.step(adapter).expect("step");
+            let narrow = |layer: &Layer| {
+                device.set_precision(Precision::Bf16).expect("bf16");
+                layer.step(true).expect("step");
+                device.set_precision(Precision::Full).expect("full");
+            };
             turns(
-                2.0,
+                3.0,
                 &mut [
                     ("frozen", Box::new(|| run(false))),
                     ("low-rank", Box::new(|| run(true))),
+                    ("bf16", Box::new(|| narrow(&layer))),
+                    ("bf16, W too", Box::new(|| narrow(&small))),
                     ("peak", Box::new(|| peaks.push(probe::multiply_adds()))),
                 ],
             )
@@ -128,7 +142,7 @@ fn shares() -> Result<()> {
         let rate = |i: usize| step_flops(shape, i == 1) / results[i].0.processor / 1e9;
         let [m, k, n, r] = shape;
         println!(
-            "{:<26} {peak:>7.1} {:>9.2} {:>7.1} ({:>4.1} %) {:>7.1} ({:>4.1} %) {:>+6.1} %",
+            "{:<26} {peak:>7.1} {:>9.2} {:>7.1} ({:>4.1} %) {:>7.1} ({:>4.1} %) {:>+6.1} % {:>6.2} {:>6.2}",
             format!("m{m} k{k} n{n} r{r}"),
             results[1].0.clock * 1e3,
             rate(1),
@@ -136,6 +150,8 @@ fn shares() -> Result<()> {
             rate(0),
             100.0 * rate(0) / peak,
             100.0 * (results[1].1 - 1.0),
+            results[2].1 / results[1].1,
+            results[3].1 / results[1].1,
         );
     }
     let (m, k, n) = (1, 4096, 4096);

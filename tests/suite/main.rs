@@ -22,6 +22,7 @@ mod hand;
 mod oracle;
 mod random;
 mod report;
+mod residual;
 mod rounding;
 mod table;
 
@@ -62,6 +63,7 @@ fn main() {
                 trials.extend(named("determinism", target, determinism::CHECKS));
             }
             trials.extend(named("golden", target, golden::CHECKS));
+            trials.extend(named("residual", target, residual::CHECKS));
         }
     }
     trials.push(determinism::whole_step());

@@ -34,19 +34,24 @@ pub struct Rng {
     seed: u64,
     stream: u32,
     next: u64,
+    /// The block that `next` lies in, unless it is at its start.
+    block: [u32; 4],
 }
 
 impl Rng {
     /// The sequence of one stream of a seed, from its start.
     pub fn new(seed: u64, stream: u32) -> Self {
-        Rng { seed, stream, next: 0 }
+        Rng { seed, stream, next: 0, block: [0; 4] }
     }
 
     /// 32 random bits.
     pub fn next_u32(&mut self) -> u32 {
-        let w = word(self.seed, self.stream, 0, self.next);
+        let at = (self.next % 4) as usize;
+        if at == 0 {
+            self.block = quad(self.seed, self.stream, 0, self.next / 4);
+        }
         self.next += 1;
-        w
+        self.block[at]
     }
 
     /// Uniform in [0, 1), 53 bits.
@@ -95,6 +100,14 @@ mod tests {
             block([0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344], [0xa4093822, 0x299f31d0]),
             [0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1]
         );
+    }
+
+    #[test]
+    fn a_sequence_is_the_words_one_after_the_other() {
+        let mut rng = Rng::new(7, 3);
+        for i in 0..11 {
+            assert_eq!(rng.next_u32(), word(7, 3, 0, i));
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ enum Command {
     Combine(commands::combine::Args),
     /// The same adapter at another rank
     Rerank(commands::combine::RerankArgs),
+    /// Carry an adapter of a residual base (PEFT's pissa, olora, corda, lora_ga) over to the original
+    Convert(commands::convert::Args),
     /// Write an adapter as a file for another program
     Export(commands::export::Args),
     /// What an adapter or a model consists of
@@ -75,6 +77,7 @@ fn main() -> ExitCode {
         Command::Merge(args) => commands::merge::run(&args),
         Command::Combine(args) => commands::combine::run(&args),
         Command::Rerank(args) => commands::combine::run_rerank(&args),
+        Command::Convert(args) => commands::convert::run(&args),
         Command::Export(args) => commands::export::run(&args),
         Command::Inspect(args) => commands::inspect::run(&args),
         Command::Devices => commands::devices::run(),

@@ -48,6 +48,14 @@ impl Tensor {
         if !grad::enabled() || !inputs.iter().any(|t| t.requires_grad()) {
             return self;
         }
+        self.with_rule_always(inputs, rule)
+    }
+
+    /// The same even if no input requires a gradient: for an operation that wants its own result's.
+    pub(crate) fn with_rule_always<R: Rule + 'static>(self, inputs: &[&Tensor], rule: impl FnOnce() -> R) -> Tensor {
+        if !grad::enabled() {
+            return self;
+        }
         let inputs = inputs.iter().map(|t| t.meta.clone()).collect();
         self.record(Node { inputs, rule: Box::new(rule()) })
     }

@@ -8,12 +8,12 @@
 
 use lowrank_backend::{Attention, Error, In, Mode, Out, Result, Slot};
 
-use crate::gemm::{Operand, Product, flops};
+use crate::gemm::{Compute, Operand, Product, flops};
 use crate::math::{exp, exp_shift_sum};
 use crate::parallel::{Shared, Tile, tasks, with_scratch};
 use crate::path::Path;
 use crate::simd::{self, fma, kernel};
-use crate::view::{f32s, f32s_mut, precision, volume};
+use crate::view::{f32s, f32s_mut, volume};
 
 /// Queries of a block: enough to use keys and values well, few enough for their scores to stay in the cache.
 const BLOCK: usize = 64;
@@ -34,7 +34,7 @@ struct Sizes {
 
 impl Sizes {
     fn new(name: &'static str, op: &Attention) -> Result<Self> {
-        precision(name, op.precision)?;
+        Compute::check(name, op.precision)?;
         let &Attention { batch, q_len, kv_len, heads, kv_heads, dim, causal, .. } = op;
         if kv_heads == 0 || !heads.is_multiple_of(kv_heads) {
             let detail = format!("{heads} query heads are no multiple of {kv_heads} key/value heads");

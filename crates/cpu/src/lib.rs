@@ -109,7 +109,7 @@ impl Backend for Cpu {
     }
 
     fn supports_precision(&self, precision: Precision) -> bool {
-        precision == Precision::Full
+        gemm::Compute::supports(precision)
     }
 
     fn stats(&self) -> Stats {

@@ -4,11 +4,11 @@ use lowrank_backend::{Error, In, Linear, Map, Mode, Out, Result, Slot, Weight};
 
 use crate::NAME;
 use crate::elementwise;
-use crate::gemm::{Blocked, Grid, Operand, Product, Start, decodes, flops, multiply};
+use crate::gemm::{Blocked, Compute, Grid, Operand, Product, Start, decodes, flops, multiply};
 use crate::parallel::Tile;
 use crate::path::Path;
 use crate::simd;
-use crate::view::{f32s, f32s_mut, floats, precision, volume};
+use crate::view::{f32s, f32s_mut, floats, volume};
 
 /// The weight `[n,k]` as an operand of products.
 pub(crate) fn weight<'a>(op: &'static str, w: &Weight<'a>, n: usize, k: usize) -> Result<Operand<'a>> {
@@ -43,12 +43,12 @@ pub(crate) fn start(bias: Option<&[f32]>) -> Start<'_> {
 pub(crate) fn linear_forward(path: Path, op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
     const OP: &str = "linear_forward";
     let &Linear { m, n, k, .. } = op;
-    precision(OP, op.precision)?;
+    let compute = Compute::new(OP, path, op.precision)?;
     let (w, bias) = (weight(OP, &op.w, n, k)?, bias(OP, op)?);
     let x = Operand::f32(f32s(OP, "x", x, volume(OP, &[m, k])?)?, k);
     let y = f32s_mut(OP, "y", y, volume(OP, &[m, n])?)?;
     if !decodes(m, &x, &w.t()) {
-        Blocked { path, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(None, None);
+        Blocked { compute, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(None, None);
         return Ok(());
     }
     let product = Product::new(path, m, k, x, w.t());
@@ -71,11 +71,11 @@ pub(crate) fn add_bias(bias: Option<&[f32]>, j0: usize, tile: &mut Tile<'_>) {
 pub(crate) fn linear_backward(path: Path, op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {
     const OP: &str = "linear_backward";
     let &Linear { m, n, k, .. } = op;
-    precision(OP, op.precision)?;
+    let compute = Compute::new(OP, path, op.precision)?;
     let w = weight(OP, &op.w, n, k)?;
     let gy = Operand::f32(f32s(OP, "gy", gy, volume(OP, &[m, n])?)?, n);
     let mode = dx.mode;
     let dx = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
-    multiply(path, [m, k, n], gy, w, 1.0, mode, dx);
+    multiply(compute, [m, k, n], gy, w, 1.0, mode, dx);
     Ok(())
 }

@@ -11,12 +11,12 @@ use lowrank_backend::{In, Lora, Mode, Out, Result, Slot};
 
 use crate::buffer::{CpuBuffer, Pool};
 use crate::dropout::{self, Mask};
-use crate::gemm::{Blocked, Branch, Grid, Operand, Product, Start, decodes, flops, multiply};
+use crate::gemm::{Blocked, Branch, Compute, Grid, Operand, Product, Start, decodes, flops, multiply};
 use crate::linear::{add_bias, bias, start, weight};
 use crate::parallel::{Tile, with_scratch};
 use crate::path::Path;
 use crate::simd;
-use crate::view::{f32s, f32s_mut, precision, volume};
+use crate::view::{f32s, f32s_mut, volume};
 
 /// See [`Lora`].
 pub(crate) fn lora_forward(
@@ -29,7 +29,7 @@ pub(crate) fn lora_forward(
 ) -> Result<()> {
     const OP: &str = "lora_forward";
     let (m, n, k, r) = (op.base.m, op.base.n, op.base.k, op.r);
-    precision(OP, op.base.precision)?;
+    let compute = Compute::new(OP, path, op.base.precision)?;
     let (w, bias) = (weight(OP, &op.base.w, n, k)?, bias(OP, &op.base)?);
     let a = Operand::f32(f32s(OP, "a", op.a, volume(OP, &[r, k])?)?, k);
     let b = Operand::f32(f32s(OP, "b", op.b, volume(OP, &[n, r])?)?, r);
@@ -41,7 +41,7 @@ pub(crate) fn lora_forward(
     let scale = op.scale as f32;
     if !decodes(m, &x, &w.t()) {
         let branch = Branch { r, inner: a.t(), mask, scale, keep_scaled: false, h, outer: Some(b.t()) };
-        Blocked { path, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(Some(branch), None);
+        Blocked { compute, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(Some(branch), None);
         return Ok(());
     }
     multiply(path, [m, r, k], x.masked(mask), a.t(), 1.0, Mode::Set, h);
@@ -74,7 +74,7 @@ pub(crate) fn lora_backward(
 ) -> Result<()> {
     const OP: &str = "lora_backward";
     let (m, n, k, r) = (op.base.m, op.base.n, op.base.k, op.r);
-    precision(OP, op.base.precision)?;
+    let compute = Compute::new(OP, path, op.base.precision)?;
     let w = weight(OP, &op.base.w, n, k)?;
     let a = Operand::f32(f32s(OP, "a", op.a, volume(OP, &[r, k])?)?, k);
     let b = Operand::f32(f32s(OP, "b", op.b, volume(OP, &[n, r])?)?, r);
@@ -94,7 +94,7 @@ pub(crate) fn lora_backward(
         input_gradient(
             path,
             op,
-            Blocked { path, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx },
+            Blocked { compute, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx },
             [a, b],
             mask,
             u,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use lowrank_backend::{In, LoraEmbedding, Mode, Out, Result, Slot};
 
 use crate::buffer::Pool;
-use crate::gemm::{Grid, Operand, Product, flops, multiply};
+use crate::gemm::{Compute, Grid, Operand, Product, flops, multiply};
 use crate::parallel::{pieces, rows_per_task};
 use crate::path::Path;
 use crate::rows::checked_ids;
 use crate::simd;
-use crate::view::{f32s, f32s_mut, floats, precision, volume};
+use crate::view::{f32s, f32s_mut, floats, volume};
 
 /// See [`LoraEmbedding`].
 pub(crate) fn lora_embedding_forward(
@@ -24,7 +24,7 @@ pub(crate) fn lora_embedding_forward(
 ) -> Result<()> {
     const OP: &str = "lora_embedding_forward";
     let &LoraEmbedding { vocab, dim, count, r, scale, .. } = op;
-    precision(OP, op.precision)?;
+    Compute::check(OP, op.precision)?;
     let w = floats(OP, "w", op.w, volume(OP, &[vocab, dim])?)?;
     let a = f32s(OP, "a", op.a, volume(OP, &[r, vocab])?)?;
     let b = Operand::f32(f32s(OP, "b", op.b, volume(OP, &[dim, r])?)?, r);
@@ -67,7 +67,7 @@ pub(crate) fn lora_embedding_backward(
 ) -> Result<()> {
     const OP: &str = "lora_embedding_backward";
     let &LoraEmbedding { vocab, dim, count, r, scale, .. } = op;
-    precision(OP, op.precision)?;
+    Compute::check(OP, op.precision)?;
     let b = Operand::f32(f32s(OP, "b", op.b, volume(OP, &[dim, r])?)?, r);
     let h = Operand::f32(f32s(OP, "h", h, volume(OP, &[count, r])?)?, r);
     let gy = Operand::f32(f32s(OP, "gy", gy, volume(OP, &[count, dim])?)?, dim);

@@ -11,8 +11,8 @@ use crate::NAME;
 /// The environment variable that forces a path.
 const VARIABLE: &str = "LOWRANK_CPU";
 
-/// Paths that are planned: products of bf16 pairs.
-const NOT_YET: [&str; 2] = ["avx512bf16", "amx"];
+/// Paths that are planned: tiles of bf16.
+const NOT_YET: [&str; 1] = ["amx"];
 
 /// A set of kernels. Results are the same bits on every machine that runs the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -25,11 +25,13 @@ pub enum Path {
     Avx2,
     /// 512-bit vectors.
     Avx512,
+    /// The same, with products of pairs of bf16 for [`Precision::Bf16`](lowrank_backend::Precision::Bf16).
+    Avx512Bf16,
 }
 
 impl Path {
     /// All of them, the plainest first.
-    pub const ALL: [Path; 4] = [Path::Portable, Path::Neon, Path::Avx2, Path::Avx512];
+    pub const ALL: [Path; 5] = [Path::Portable, Path::Neon, Path::Avx2, Path::Avx512, Path::Avx512Bf16];
 
     /// The name that `LOWRANK_CPU` takes.
     pub const fn name(self) -> &'static str {
@@ -38,6 +40,7 @@ impl Path {
             Path::Neon => "neon",
             Path::Avx2 => "avx2",
             Path::Avx512 => "avx512",
+            Path::Avx512Bf16 => "avx512bf16",
         }
     }
 
@@ -57,6 +60,7 @@ impl Path {
                 Path::Neon => false,
                 Path::Avx2 => avx2(),
                 Path::Avx512 => avx2() && avx512(),
+                Path::Avx512Bf16 => avx2() && avx512() && is_x86_feature_detected!("avx512bf16"),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -4,18 +4,10 @@ use std::any::Any;
 
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use lowrank_backend::{DType, Element, Error, In, Mode, Out, Precision, Result};
+use lowrank_backend::{DType, Element, Error, In, Mode, Out, Result};
 
 use crate::NAME;
 use crate::buffer::CpuBuffer;
-
-/// Products are computed in f32 only.
-pub(crate) fn precision(op: &'static str, precision: Precision) -> Result<()> {
-    match precision {
-        Precision::Full => Ok(()),
-        other => Err(Error::unsupported(op, NAME, format!("precision {}", other.name()))),
-    }
-}
 
 /// The product of sizes, unless it overflows.
 pub(crate) fn volume(op: &'static str, sizes: &[usize]) -> Result<usize> {

@@ -1,17 +1,18 @@
 //! An adapter: trainable tensors by the name of the layer they belong to.
 
 mod magnitude;
+mod method;
 
 use std::collections::BTreeMap;
 
 use lowrank_core::Tensor;
 
 use crate::host::{Info, infos};
-use crate::init::{self, Sizes};
+use crate::init::{self, InitReport, Run, Sizes, Target};
 use crate::peft::keys;
 use crate::report::{self, Report};
 use crate::targets::{Lookup, Selection, select};
-use crate::{Bias, Error, Host, LoraConfig, LowRank, Result};
+use crate::{Bias, Bottleneck, Error, Host, LoraConfig, LowRank, Method, Offset, Result};
 
 /// Everything that training changes. Clones are handles on the same tensors.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Adapter {
     pub config: LoraConfig,
     /// Pairs by layer.
     pub layers: BTreeMap<String, LowRank>,
+    /// Bottlenecks by the layer they stand behind.
+    pub bottlenecks: BTreeMap<String, Bottleneck>,
     /// Whole copies (modules_to_save) by parameter: `<module>.weight`, `<module>.bias`.
     pub saved: BTreeMap<String, Tensor>,
     /// Trained biases by parameter: `<module>.bias`.
@@ -32,19 +35,73 @@ impl Adapter {
     /// A fresh adapter for a host, which it does not change (see [`attach`](crate::attach)). Every part of the
     /// configuration must match something; the errors list what there is. Tensors have the host's activation dtype,
     /// collect gradients, and are drawn from `seed` and their layer's name alone.
+    ///
+    /// An init that needs data (LoRA-GA, EVA) is refused here; see [`Adapter::create_with_data`].
     pub fn create(host: &dyn Host, name: &str, config: LoraConfig, seed: u64) -> Result<Self> {
+        Adapter::assemble(host, name, config, seed, None)
+    }
+
+    /// A fresh adapter whose init looks at the model at work. `run` shows the host a micro-batch, by its number, and
+    /// returns the loss; it is called with the same numbers again whenever the estimator replays them, and must do the
+    /// same then. How many there are is a setting of the init; the gradient is that of the sum of their losses.
+    ///
+    /// No adapter may be attached to the host, which is given back as it was. A layer that the loss does not depend on is an
+    /// error that names it.
+    pub fn create_with_data<H: Host>(
+        host: &mut H,
+        name: &str,
+        config: LoraConfig,
+        seed: u64,
+        run: &mut Run<'_, H>,
+    ) -> Result<(Self, InitReport)> {
+        check_name(name)?;
+        config.validate()?;
+        let Selection { targeted, .. } = select(&infos(host), &config, true)?;
+        let weights = weights(host);
+        let mut targets = Vec::new();
+        for (m, rank, alpha) in ranks_and_alphas(&config, targeted)? {
+            let (sizes, scale) = (sizes(&m, rank)?, config.scale(rank, alpha));
+            targets.push(Target { sizes, scale, weight: weights[&m.name].clone(), name: m.name });
+        }
+        let (starts, report) = init::from_data(host, &config.init, &targets, seed, run)?;
+        Ok((Adapter::assemble(host, name, config, seed, Some(starts))?, report))
+    }
+
+    fn assemble(
+        host: &dyn Host,
+        name: &str,
+        config: LoraConfig,
+        seed: u64,
+        mut starts: Option<BTreeMap<String, init::Pair>>,
+    ) -> Result<Self> {
         check_name(name)?;
         let infos = infos(host);
-        let Selection { targeted, saved } = select(&infos, &config, true)?;
+        let Selection { mut targeted, mut saved } = select(&infos, &config, true)?;
         let mut adapter = Adapter {
             name: name.to_string(),
             config,
             layers: BTreeMap::new(),
+            bottlenecks: BTreeMap::new(),
             saved: BTreeMap::new(),
             biases: BTreeMap::new(),
         };
+        match adapter.config.method {
+            Method::Lora => {}
+            Method::Full => saved = adapter.whole(&std::mem::take(&mut targeted), saved),
+            Method::Bottleneck => adapter.add_bottlenecks(host, &std::mem::take(&mut targeted), seed)?,
+        }
+        let weights = weights(host);
         for (m, rank, alpha) in ranks_and_alphas(&adapter.config, targeted)? {
-            let pair = adapter.fresh_pair(host, &m, rank, alpha, seed)?;
+            let sizes = sizes(&m, rank)?;
+            let pair = match starts.as_mut().and_then(|s| s.remove(&m.name)) {
+                Some(pair) => pair,
+                None => {
+                    let scale = adapter.config.scale(rank, alpha);
+                    init::start(&adapter.config.init, &m.name, seed, &sizes, scale, &weights[&m.name])
+                        .map_err(|e| init::in_layer(&m.name, e))?
+                }
+            };
+            let pair = adapter.pair(host, &m, &sizes, alpha, &pair)?;
             adapter.layers.insert(m.name, pair);
         }
         adapter.copy_from_base(host, &saved)?;
@@ -54,22 +111,28 @@ impl Adapter {
         Ok(adapter)
     }
 
-    fn fresh_pair(&self, host: &dyn Host, m: &Info, rank: usize, alpha: f64, seed: u64) -> Result<LowRank> {
-        let Some((a_shape, b_shape)) = m.pair(rank) else {
-            return Err(Error::targets(format!("`{}` of shape {:?} cannot carry a pair", m.name, m.shape)));
-        };
-        let sizes = Sizes { kind: m.kind, k: a_shape[1], n: b_shape[0], r: rank };
-        let (a, b) = init::draw(self.config.init, &m.name, seed, &sizes);
+    fn pair(&self, host: &dyn Host, m: &Info, s: &Sizes, alpha: f64, start: &init::Pair) -> Result<LowRank> {
+        let (a_shape, b_shape) = ([s.r, s.k], [s.n, s.r]);
+        if let Some(x) = start.a.iter().chain(&start.b).find(|x| !x.is_finite()) {
+            return Err(Error::adapter(format!("{}: the init {} gives {x}", m.name, self.config.init)));
+        }
         no_magnitude_on(m, self.config.use_dora)?;
-        if self.config.freeze_a && a.iter().all(|&x| x == 0.0) {
+        if self.config.freeze_a && start.a.iter().all(|&x| x == 0.0) {
             let detail = format!("`{}`: A starts at zero, and would stay there with everything it multiplies", m.name);
             return Err(Error::config("freeze_a", detail));
         }
+        let frozen = |data: &[f64], shape: &[usize]| Tensor::from_f64(data, shape, host.dtype(), host.device());
         let leaf = |key: String, data: &[f64], shape: &[usize]| -> Result<Tensor> {
-            Ok(Tensor::from_f64(data, shape, host.dtype(), host.device())?.named(key).trainable()?)
+            Ok(frozen(data, shape)?.named(key).trainable()?)
         };
-        let (a, b) = (leaf(keys::a(&m.name, m.kind), &a, &a_shape)?, leaf(keys::b(&m.name, m.kind), &b, &b_shape)?);
-        let scale = self.config.scale(rank, alpha);
+        let minus = || start.b.iter().map(|x| -x).collect::<Vec<f64>>();
+        let offset = match start.offset {
+            true => Some(Offset { a: frozen(&start.a, &a_shape)?, b: frozen(&minus(), &b_shape)? }),
+            false => None,
+        };
+        let a = leaf(keys::a(&m.name, m.kind), &start.a, &a_shape)?;
+        let b = leaf(keys::b(&m.name, m.kind), &start.b, &b_shape)?;
+        let scale = self.config.scale(s.r, alpha);
         let magnitude = if self.config.use_dora { Some(magnitude::start(host, &m.name, &a, &b, scale)?) } else { None };
         Ok(LowRank {
             a: if self.config.freeze_a { a.detach().named(keys::a(&m.name, m.kind)) } else { a },
@@ -77,9 +140,10 @@ impl Adapter {
             magnitude,
             scale,
             dropout: self.config.dropout,
-            rank,
+            rank: s.r,
             alpha,
             kind: m.kind,
+            offset,
         })
     }
 
@@ -134,6 +198,10 @@ impl Adapter {
             list.push((keys::b(name, pair.kind), pair.b.clone()));
             list.extend(pair.magnitude.iter().map(|m| (keys::magnitude(name), m.clone())));
         }
+        for (name, bottleneck) in &self.bottlenecks {
+            let parts = bottleneck.tensors().map(|(part, t)| (keys::plain(&format!("{name}.{part}")), t.clone()));
+            list.extend(parts);
+        }
         for (parameter, tensor) in &self.saved {
             list.push((keys::plain(parameter), tensor.clone()));
         }
@@ -152,6 +220,22 @@ impl Adapter {
 }
 
 pub(crate) use magnitude::no_magnitude_on;
+pub use method::NO_TARGETS;
+pub(crate) use method::check as check_method;
+
+/// Base weights by layer.
+fn weights(host: &dyn Host) -> BTreeMap<String, Tensor> {
+    let mut weights = BTreeMap::new();
+    host.visit(&mut |m| drop(weights.insert(m.name().to_string(), m.base_weight().clone())));
+    weights
+}
+
+fn sizes(m: &Info, rank: usize) -> Result<Sizes> {
+    let Some((a, b)) = m.pair(rank) else {
+        return Err(Error::targets(format!("`{}` of shape {:?} cannot carry a pair", m.name, m.shape)));
+    };
+    Ok(Sizes { kind: m.kind, k: a[1], n: b[0], r: rank })
+}
 
 /// The name becomes a directory and a part of keys.
 pub(crate) fn check_name(name: &str) -> Result<()> {

@@ -20,8 +20,10 @@ pub fn attach(host: &mut dyn Host, adapter: &Adapter) -> Result<()> {
         let bias = format!("{name}.bias");
         *m.slot() = Slot {
             lora: adapter.layers.get(&name).cloned(),
+            bottleneck: adapter.bottlenecks.get(&name).cloned(),
             weight: adapter.saved.get(&format!("{name}.weight")).cloned(),
             bias: adapter.saved.get(&bias).or(adapter.biases.get(&bias)).cloned(),
+            probe: None,
             merged: None,
         };
     });
@@ -58,12 +60,30 @@ fn check(host: &dyn Host, adapter: &Adapter) -> Result<()> {
         let Some((a, b)) = shapes else {
             return refuse(name, format!("the layer's kind is {}, the adapter's {}", m.kind, pair.kind));
         };
+        if let Some(o) = &pair.offset {
+            if m.kind != Kind::Linear {
+                return refuse(name, format!("an offset is for linear layers, not for an {}", m.kind));
+            }
+            fits(name, "A₀", &o.a, &[o.a.shape().first().copied().unwrap_or(0), a[1]])?;
+            fits(name, "B₀", &o.b, &[b[0], o.a.shape().first().copied().unwrap_or(0)])?;
+        }
         fits(name, "A", &pair.a, &a)?;
         fits(name, "B", &pair.b, &b)?;
         match &pair.magnitude {
             Some(_) if m.kind != Kind::Linear => return refuse(name, "DoRA's magnitude is for linear layers".into()),
             Some(magnitude) => fits(name, "the magnitude", magnitude, &m.shape[..1])?,
             None => {}
+        }
+    }
+    for (name, bottleneck) in &adapter.bottlenecks {
+        let Some(m) = infos.get(name) else { return refuse(name, "the model has no such layer".into()) };
+        if m.kind != Kind::Linear {
+            return refuse(name, format!("a bottleneck is for linear layers, not for an {}", m.kind));
+        }
+        let (n, r) = (m.shape[0], bottleneck.width());
+        let shapes: [&[usize]; 4] = [&[r, n], &[r], &[n, r], &[n]];
+        for ((role, t), shape) in bottleneck.tensors().into_iter().zip(shapes) {
+            fits(name, role, t, shape)?;
         }
     }
     let mut weights = BTreeSet::new();

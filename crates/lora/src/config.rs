@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::targets::Lookup;
-use crate::{Error, Result};
+use crate::{Error, Init, Result};
 
 /// Largest rank that is accepted: far above any use, low enough that a slip of the pen is an error, not an allocation.
 const MAX_RANK: usize = 65_536;
@@ -43,6 +43,8 @@ pub struct LoraConfig {
     pub modules_to_save: Vec<String>,
     /// How A and B start.
     pub init: Init,
+    /// What is trained of the targeted layers.
+    pub method: Method,
     /// Weights are stored `[in, out]`. Refused if set: no supported model stores them so.
     pub fan_in_fan_out: bool,
     /// Let targets match some layers of a block family and not others.
@@ -69,6 +71,7 @@ impl Default for LoraConfig {
             bias: Bias::None,
             modules_to_save: Vec::new(),
             init: Init::Default,
+            method: Method::Lora,
             fan_in_fan_out: false,
             allow_partial: false,
             extra: serde_json::Map::new(),
@@ -89,6 +92,12 @@ impl LoraConfig {
         }
         if !(0.0..1.0).contains(&self.dropout) {
             return Err(Error::config("lora_dropout", format!("{} is not in [0, 1)", self.dropout)));
+        }
+        self.init.validate()?;
+        crate::adapter::check_method(self)?;
+        if self.use_dora && self.init.splits() {
+            let detail = format!("init {} splits the base, which DoRA's magnitudes do not allow for", self.init);
+            return Err(Error::config("use_dora", detail));
         }
         if self.fan_in_fan_out {
             return Err(Error::config("fan_in_fan_out", "weights stored [in, out] are not supported yet"));
@@ -214,16 +223,14 @@ named! {
 }
 
 named! {
-    /// How A and B start.
-    Init, "init" {
-        /// A uniform in ±1/√k, B zero. Embedding: A zero, B normal.
-        #[default] Default = "default",
-        /// A normal with deviation 1/r, B zero. Embedding: as the default.
-        Gaussian = "gaussian",
-        /// Both zero: trains nothing, ever (each one's gradient is a product with the other). For contrast.
-        BothZero = "both-zero",
-        /// Both random: trains, but the adapted model does not start as the base. For contrast.
-        BothRandom = "both-random",
+    /// What is trained of the targeted layers.
+    Method, "method" {
+        /// A low-rank pair beside the weight.
+        #[default] Lora = "lora",
+        /// The layer itself: a copy of its weight and bias. Full fine-tuning of these layers, the yardstick.
+        Full = "full",
+        /// A bottleneck of width `r` behind the layer (Houlsby et al. 2019).
+        Bottleneck = "bottleneck",
     }
 }
 
@@ -243,9 +250,8 @@ mod tests {
     #[test]
     fn enums_by_name() {
         assert_eq!("lora_only".parse::<Bias>().unwrap(), Bias::LoraOnly);
-        assert_eq!("both-zero".parse::<Init>().unwrap(), Init::BothZero);
-        let e = "pissa".parse::<Init>().unwrap_err().to_string();
-        assert_eq!(e, "init: `pissa` is not one of default, gaussian, both-zero, both-random");
+        let e = "some".parse::<Bias>().unwrap_err().to_string();
+        assert_eq!(e, "bias: `some` is not one of none, all, lora_only");
     }
 
     #[test]
@@ -256,6 +262,10 @@ mod tests {
         assert!(bad(LoraConfig { r: 0, ..ok.clone() }).starts_with("r: rank 0"));
         assert!(bad(LoraConfig { dropout: 1.0, ..ok.clone() }).starts_with("lora_dropout: 1"));
         assert!(bad(LoraConfig { alpha: f64::NAN, ..ok.clone() }).starts_with("lora_alpha"));
+        for init in ["pissa", "olora", "lora-ga"] {
+            let e = bad(LoraConfig { use_dora: true, init: init.parse().unwrap(), ..ok.clone() });
+            assert!(e.starts_with(&format!("use_dora: init {init}")), "{e}");
+        }
         assert!(bad(LoraConfig { fan_in_fan_out: true, ..ok.clone() }).starts_with("fan_in_fan_out"));
         assert!(bad(LoraConfig { layers_to_transform: Some(vec![0]), ..ok.clone() }).contains("all-linear"));
         assert!(bad(LoraConfig { layers_pattern: Some(vec!["h".into()]), ..ok }).starts_with("layers_pattern"));

@@ -1,4 +1,4 @@
-//! `W′ = W + s·B A` (embedding: `W + s·Aᵀ Bᵀ`; DoRA: `m ⊙ (W + s·B A) / ‖W + s·B A‖` by rows), summed in f64 on the host and rounded once to W's dtype.
+//! `W′ = W + s·B A` (embedding: `W + s·Aᵀ Bᵀ`; with an offset `W + s (B A − B₀A₀)`; DoRA: `m ⊙ (W + s·B A) / ‖W + s·B A‖` by rows), summed in f64 on the host and rounded once to W's dtype.
 //!
 //! In bf16 an update below half a unit of W's last place is lost whatever one does; summing wide and rounding once
 //! loses nothing more. The base's tensor is kept, so unmerging is exact; subtracting again would not be.
@@ -7,7 +7,7 @@ mod loss;
 
 use std::collections::BTreeMap;
 
-use lowrank_core::Tensor;
+use lowrank_core::{Tensor, no_grad};
 
 use crate::attach::is_merged;
 use crate::host::Module;
@@ -30,7 +30,10 @@ pub fn merge_with(host: &mut dyn Host, rounding: Rounding) -> Result<MergeReport
     let mut outcome = Ok(());
     let mut report = MergeReport::default();
     host.visit(&mut |m| {
-        if outcome.is_ok() && !m.slot().is_empty() {
+        if outcome.is_ok() && m.slot().bottleneck.is_some() {
+            let detail = "has a bottleneck behind it, which is not linear: no weight can hold it";
+            outcome = Err(Error::adapter(format!("merge: `{}` {detail}", m.name())));
+        } else if outcome.is_ok() && !m.slot().is_empty() {
             let weight = merged_weight(m, rounding, &mut report);
             outcome = weight.map(|w| drop(merged.insert(m.name().to_string(), w)));
         }
@@ -89,7 +92,8 @@ fn in_layer(name: &str, e: Error) -> Error {
 
 /// W + s·left·right, row by row, so that a row of W and the whole of `right` stay in the cache.
 fn add_product<T: Scalar>(w: &Tensor, pair: &LowRank, rounder: &mut Rounder, loss: &mut LayerLoss) -> Result<Tensor> {
-    let (a, b, r) = (pair.a.to_f64()?, pair.b.to_f64()?, pair.rank);
+    let (a, b) = no_grad(|| pair.product())?;
+    let (a, b, r) = (a.to_f64()?, b.to_f64()?, pair.full_rank());
     let &[rows, cols] = w.shape() else {
         return Err(Error::adapter(format!("shape {:?} is no matrix", w.shape())));
     };

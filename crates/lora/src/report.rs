@@ -14,7 +14,7 @@ pub struct Report {
     pub total: usize,
     /// Bytes of the trained ones.
     pub bytes: usize,
-    /// Layers with a pair, in the host's order.
+    /// Layers with a pair or a bottleneck, in the host's order.
     pub matched: Vec<String>,
 }
 
@@ -33,7 +33,7 @@ pub(crate) fn of(adapter: &Adapter, host: &dyn Host) -> Report {
                 base += tensor.len();
             }
         }
-        if adapter.layers.contains_key(m.name()) {
+        if adapter.layers.contains_key(m.name()) || adapter.bottlenecks.contains_key(m.name()) {
             matched.push(m.name().to_string());
         }
     });

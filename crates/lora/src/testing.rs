@@ -1,8 +1,10 @@
-//! A small host for tests: embedding, two blocks of q_proj and v_proj, a norm, a tied head.
+//! Hosts for tests (one with an embedding, two blocks of q_proj and v_proj, a norm and a tied head; one of linear layers
+//! only), and matrices with a planted spectrum.
 
 use lowrank_core::philox::Rng;
 use lowrank_core::{DType, Device, Tensor};
 
+use crate::linalg::Matrix;
 use crate::{Embedding, Host, Linear, Module, ModuleMut, Norm};
 
 pub(crate) const VOCAB: usize = 11;
@@ -82,6 +84,85 @@ impl Host for Tiny {
 
     fn model_type(&self) -> &str {
         "tiny"
+    }
+
+    fn base_name(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// Standard normal elements.
+pub(crate) fn random(rows: usize, cols: usize, seed: u64) -> Matrix {
+    let mut rng = Rng::new(seed, 0);
+    Matrix::new(rows, cols, (0..rows * cols).map(|_| rng.normal()).collect()).unwrap()
+}
+
+/// Orthonormal columns by Gram–Schmidt, twice: independent of what is tested.
+pub(crate) fn orthonormal_columns(rows: usize, cols: usize, seed: u64) -> Matrix {
+    let a = random(rows, cols, seed);
+    let column = |j: usize| -> Vec<f64> { (0..rows).map(|i| a.data[i * cols + j]).collect() };
+    let mut done: Vec<Vec<f64>> = Vec::new();
+    for j in 0..cols {
+        let mut v = column(j);
+        for _ in 0..2 {
+            for q in &done {
+                let c: f64 = q.iter().zip(&v).map(|(x, y)| x * y).sum();
+                v.iter_mut().zip(q).for_each(|(x, y)| *x -= c * y);
+            }
+        }
+        let norm = v.iter().map(|x| x * x).sum::<f64>().sqrt();
+        done.push(v.into_iter().map(|x| x / norm).collect());
+    }
+    let data = (0..rows * cols).map(|i| done[i % cols][i / cols]).collect();
+    Matrix::new(rows, cols, data).unwrap()
+}
+
+/// `U diag(s) Vᵀ` of shape n×k with random orthonormal U and V: U diag(s) and V.
+pub(crate) fn planted(n: usize, k: usize, s: &[f64], seed: u64) -> (Matrix, Matrix) {
+    let (u, v) = (orthonormal_columns(n, s.len(), seed), orthonormal_columns(k, s.len(), seed + 1));
+    (u.scale_columns(s), v)
+}
+
+/// Independent linear layers: `l0`, `l1`, … of random weights `[n,k]`.
+pub(crate) struct Layers {
+    device: Device,
+    dtype: DType,
+    pub layers: Vec<Linear>,
+}
+
+impl Layers {
+    pub(crate) fn new(sizes: &[(usize, usize)], dtype: DType, device: &Device) -> Self {
+        let layer = |(i, &(n, k)): (usize, &(usize, usize))| {
+            let weight = random(n, k, 100 + i as u64).scaled(0.02).to_tensor(dtype, device).unwrap();
+            Linear::new(format!("l{i}"), weight, None)
+        };
+        Layers { device: device.clone(), dtype, layers: sizes.iter().enumerate().map(layer).collect() }
+    }
+}
+
+impl Host for Layers {
+    fn visit(&self, f: &mut dyn FnMut(Module<'_>)) {
+        self.layers.iter().for_each(|l| f(Module::Linear(l)));
+    }
+
+    fn visit_mut(&mut self, f: &mut dyn FnMut(ModuleMut<'_>)) {
+        self.layers.iter_mut().for_each(|l| f(ModuleMut::Linear(l)));
+    }
+
+    fn output_head(&self) -> Option<&str> {
+        None
+    }
+
+    fn device(&self) -> &Device {
+        &self.device
+    }
+
+    fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    fn model_type(&self) -> &str {
+        "layers"
     }
 
     fn base_name(&self) -> Option<&str> {

@@ -4,7 +4,7 @@
 //! terminal: it prints nothing, and tells what happens through an [`Observer`].
 //!
 //! * [`Dataset`]: windows of a text or documents of a JSONL file, with a held-out part. * [`train`]: the loop.
-//! * [`evaluate`]: mean loss over counted tokens. * [`OutDir`], [`Recorder`], [`save`]: what a run leaves behind.
+//! * [`start_adapter`]: what training starts with. * [`evaluate`]: mean loss over counted tokens. * [`OutDir`], [`Recorder`], [`save`]: what a run leaves behind.
 
 mod batch;
 mod chart;
@@ -21,6 +21,7 @@ mod output;
 mod plan;
 mod plot;
 mod sampler;
+mod start;
 pub mod study;
 mod sweep;
 mod train;
@@ -38,5 +39,6 @@ pub use options::{Length, Options};
 pub use output::{OutDir, save};
 pub use plan::{Family, Flops, Memory, Plan, check_ranks};
 pub use plot::loss_curve;
+pub use start::start_adapter;
 pub use sweep::{Cell, CellResult, Sweep, sweep};
 pub use train::train;

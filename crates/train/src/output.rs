@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use lowrank_lora::{Adapter, files, peft};
+use lowrank_lora::{Adapter, Host, files, peft};
 
 use crate::{Error, Recorder, Result, Summary, loss_curve};
 
@@ -94,10 +94,21 @@ impl Drop for OutDir {
 }
 
 /// Writes what a run leaves behind beside its metrics, and moves it into place: the adapter in PEFT's format,
-/// `summary.json`, `loss.svg`. `base` is the base model's name or path.
-pub fn save(out: OutDir, adapter: &Adapter, base: Option<&str>, recorder: Recorder, summary: &Summary) -> Result<()> {
+/// `summary.json`, `loss.svg`. `base` is the base model's name or path; with `pair`, the model, the adapter is written
+/// with its init beside it, to be trained on (see [`peft::save_pair`]).
+pub fn save(
+    out: OutDir,
+    adapter: &Adapter,
+    base: Option<&str>,
+    pair: Option<&dyn Host>,
+    recorder: Recorder,
+    summary: &Summary,
+) -> Result<()> {
     let (train, valid) = recorder.finish()?;
-    peft::save(adapter, out.path(), base)?;
+    match pair {
+        None => peft::save(adapter, out.path(), base)?,
+        Some(host) => peft::save_pair(adapter, out.path(), base, host)?,
+    }
     let mut json = serde_json::to_vec_pretty(summary).map_err(|e| Error::output(out.target(), e))?;
     json.push(b'\n');
     files::write_atomically(&out.path().join("summary.json"), &json)?;

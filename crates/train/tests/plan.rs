@@ -4,8 +4,12 @@ mod common;
 
 use common::{adapter, alone, config, dataset, list, model};
 use lowrank_core::DType;
-use lowrank_lora::LoraConfig;
+use lowrank_lora::{Init, LoraConfig, Method};
 use lowrank_train::{Length, Options, Plan};
+
+fn method(method: Method, targets: &str) -> LoraConfig {
+    LoraConfig { method, targets: targets.parse().unwrap(), ..LoraConfig::default() }
+}
 
 fn options(batch: usize, grad_accum: usize, eval_batch: usize) -> Options {
     Options { batch, grad_accum, eval_batch, length: Length::Steps(2), ..Options::default() }
@@ -39,9 +43,22 @@ fn predicted_memory_is_what_is_measured() {
         ("norm whole", DType::F32, saved("model.norm"), 64, options(4, 1, 4)),
         ("head whole", DType::BF16, saved("lm_head"), 64, options(4, 2, 4)),
         ("dropout", DType::F32, LoraConfig { dropout: 0.1, ..config(8) }, 64, options(4, 1, 4)),
+        ("olora", DType::F32, LoraConfig { init: Init::Olora, ..config(8) }, 64, options(4, 1, 4)),
+        ("olora, one example", DType::F32, LoraConfig { init: Init::Olora, ..config(32) }, 16, options(1, 2, 1)),
+        (
+            "olora, dropout",
+            DType::F32,
+            LoraConfig { init: Init::Olora, dropout: 0.1, ..config(8) },
+            64,
+            options(4, 1, 4),
+        ),
         ("DoRA", DType::F32, LoraConfig { use_dora: true, ..config(8) }, 64, options(4, 1, 4)),
         ("DoRA, dropout", DType::F32, LoraConfig { use_dora: true, dropout: 0.1, ..config(8) }, 64, options(4, 2, 4)),
         ("A frozen", DType::F32, LoraConfig { freeze_a: true, ..config(32) }, 64, options(4, 2, 4)),
+        ("full", DType::F32, method(Method::Full, "all-linear"), 64, options(4, 1, 4)),
+        ("full, head too", DType::BF16, method(Method::Full, "o_proj,down_proj,lm_head"), 64, options(4, 2, 4)),
+        ("bottleneck", DType::F32, method(Method::Bottleneck, "o_proj,down_proj"), 64, options(4, 1, 4)),
+        ("bottlenecks everywhere", DType::F32, method(Method::Bottleneck, "all-linear"), 64, options(4, 2, 4)),
         ("odd sizes", DType::F32, config(2), 100, options(3, 2, 5)),
     ];
     let mut worst: f64 = 0.0;

@@ -53,6 +53,8 @@ pub(crate) struct Product<'a> {
     /// Distance between rows of a and of c; slices are narrower than the whole.
     pub a_step: usize,
     pub c_step: usize,
+    /// By dot products whatever the sizes: u has the same bits with and without dB beside it.
+    pub as_dots: bool,
 }
 
 /// A product that rides in the kernel of another one, and the operand that it does not share.
@@ -80,11 +82,12 @@ impl<'a> Product<'a> {
             mask: None,
             a_step: if ta { m } else { k },
             c_step: n,
+            as_dots: false,
         }
     }
 
     fn dots(&self) -> bool {
-        !self.ta && (self.m <= DECODE && self.tb || self.n <= SKINNY && self.k >= LONG)
+        self.as_dots || !self.ta && (self.m <= DECODE && self.tb || self.n <= SKINNY && self.k >= LONG)
     }
 
     /// Computes `c (+)=` it.

@@ -105,7 +105,7 @@ pub(crate) fn lora_backward(
     let only_db = dx.is_none() && da.is_none();
     let mut u: Box<dyn Buffer> = Box::new(wgpu.scratch(if only_db { 0 } else { m * r })?);
     let mut u_out = Out::new(&mut *u, DType::F32, m * r);
-    let u_product = Product { alpha: op.scale, ..Product::new(OP, [m, r, n], [false, false], gy, op.b) };
+    let u_product = Product { alpha: op.scale, as_dots: true, ..Product::new(OP, [m, r, n], [false, false], gy, op.b) };
     let mut db = db;
     let mut has_u = false;
     if !only_db && let Some(slot) = &mut db {

@@ -1,4 +1,4 @@
-//! concat, permute, reshape, slice: elements are moved, so results are exact.
+//! concat, permute, reshape, slice, tap: elements are moved, so results are exact.
 
 use lowrank_core::Tensor;
 
@@ -24,6 +24,13 @@ fn permute() -> Vec<Case> {
     let oracle = |v: &[Vec<f64>]| oracle::permute(&v[0], &[3, 5, 4], &[0, 2, 1]);
     rows.push(Case::new("permute", "transpose", vec![float(&[3, 5, 4])], |t| t[0].transpose(1, 2), oracle));
     rows
+}
+
+/// Nothing changes, neither values nor gradients.
+fn tap() -> Vec<Case> {
+    let oracle = |v: &[Vec<f64>]| v[0].clone();
+    let run = |t: &[Tensor]| Ok(t[0].clone().tap(|_| Ok(())));
+    vec![Case::new("tap", "[5, 7]", vec![float(&[5, 7])], run, oracle)]
 }
 
 fn reshape() -> Vec<Case> {
@@ -72,5 +79,5 @@ fn concat() -> Vec<Case> {
 }
 
 pub fn rows() -> Vec<Case> {
-    [concat(), permute(), reshape(), slice()].into_iter().flatten().map(Case::multilinear).collect()
+    [concat(), permute(), reshape(), slice(), tap()].into_iter().flatten().map(Case::multilinear).collect()
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use lowrank_core::{DType, Device, Tensor};
-use lowrank_lora::{LoraConfig, TensorFile, files, peft};
+use lowrank_lora::{LoraConfig, Method, NO_TARGETS, Targets, TensorFile, files, peft};
 use lowrank_models::Llama;
 
 use crate::base::Base;
@@ -106,6 +106,12 @@ fn adapter(dir: &Path, device: &Device) -> Result<()> {
 }
 
 fn kind(config: &LoraConfig) -> &'static str {
+    if config.method == Method::Bottleneck {
+        return "bottlenecks behind layers";
+    }
+    if config.targets == Targets::Regex(NO_TARGETS.into()) {
+        return "no pairs, layers trained whole";
+    }
     match (config.use_dora, config.use_rslora) {
         (false, false) => "LoRA with α/r",
         (false, true) => "LoRA with α/√r (rsLoRA)",
@@ -117,7 +123,7 @@ fn kind(config: &LoraConfig) -> &'static str {
 /// Module and part of a key in PEFT's file.
 fn split(key: &str) -> (&str, &str) {
     let key = key.strip_prefix(PREFIX).unwrap_or(key);
-    for marker in [".lora_A.", ".lora_B.", ".lora_embedding_", ".base_layer.", ".modules_to_save."] {
+    for marker in [".lora_A.", ".lora_B.", ".lora_embedding_", ".bottleneck_", ".base_layer.", ".modules_to_save."] {
         if let Some(at) = key.find(marker) {
             return (&key[..at], &key[at + 1..]);
         }

@@ -1,6 +1,7 @@
 //! One file per command: its options, and `run`.
 
 pub mod combine;
+pub mod convert;
 pub mod devices;
 pub mod doctor;
 pub mod eval;

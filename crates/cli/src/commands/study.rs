@@ -20,6 +20,10 @@ enum Name {
     Rank,
     /// Which of q, k, v, o and the MLP deserve a given number of parameters
     Targets,
+    /// LoRA, LoRA+, rsLoRA, DoRA, LoRA-FA, PiSSA, OLoRA and LoRA-GA, each at its best learning rate
+    Family,
+    /// LoRA against a bottleneck adapter against training the layers themselves: loss, parameters, time
+    Methods,
 }
 
 impl Name {
@@ -28,6 +32,8 @@ impl Name {
             Name::Starts => "starts",
             Name::Rank => "rank",
             Name::Targets => "targets",
+            Name::Family => "family",
+            Name::Methods => "methods",
         }
     }
 
@@ -79,14 +85,19 @@ pub fn run(args: &Args) -> Result<()> {
     let effort = Effort { steps, batch: 8, seeds };
     let report = match args.name {
         Name::Starts => study::starts(&device, steps, seeds, &|| ())?,
-        Name::Rank | Name::Targets => {
+        Name::Rank | Name::Targets | Name::Family | Name::Methods => {
             let model = ModelArgs { model: None, dtype: None };
             let data = DataArgs { data: None, seq_len: 64 };
             let (_, mut model, tokenizer) = load(&model, None, &device)?;
             let data = data.examples(&data.read()?, (&model, &tokenizer), 0, false)?;
             let progress = Progress::new(false, study::language_steps(name, effort));
             let ticked = || progress.tick();
-            let study = if args.name == Name::Rank { study::rank } else { study::targets };
+            let study = match args.name {
+                Name::Rank => study::rank,
+                Name::Family => study::family,
+                Name::Methods => study::methods,
+                _ => study::targets,
+            };
             let report = study(&mut model, &data, effort, &ticked, &STOP);
             progress.clear();
             report?

@@ -1,7 +1,7 @@
 //! `lowrank sweep`.
 
-use lowrank_lora::{Adapter, Init};
-use lowrank_train::{Cell, OutDir, Sweep, check_ranks, sweep};
+use lowrank_lora::Init;
+use lowrank_train::{Cell, OutDir, Sweep, check_ranks, start_adapter, sweep};
 
 use super::train::{self, Prepared, prepare};
 use crate::failure::{Failure, Result};
@@ -62,7 +62,8 @@ pub fn run(args: &Args) -> Result<()> {
                 let config = lowrank_lora::LoraConfig { r, init, alpha, ..args.train.config() };
                 let options = lowrank_train::Options { lr, ..args.train.options() };
                 options.check()?;
-                let adapter = Adapter::create(&model, "default", config, options.seed)?;
+                let (adapter, _) =
+                    start_adapter(&mut model, config, &data, options.seed, &interrupt::STOP).map_err(train::stopped)?;
                 if !options.allow_rank_above_min {
                     check_ranks(&adapter)?;
                 }

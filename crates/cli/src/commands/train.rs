@@ -1,15 +1,19 @@
 //! `lowrank train`.
 
 mod args;
+mod init;
 mod prepare;
 mod sample;
 
 use std::path::PathBuf;
 
+use lowrank_lora::Host;
 use lowrank_models::Tokenizer;
 use lowrank_train::{Error, OutDir, Recorder, Summary, save, train};
 
 pub use args::Args;
+use init::describe_init;
+pub use init::{SaveAs, describe_loss};
 pub use prepare::{Prepared, prepare};
 use sample::{prompt, sample};
 
@@ -22,14 +26,23 @@ use crate::terminal::Terminal;
 pub fn run(args: &Args) -> Result<()> {
     let options = args.options();
     options.check()?;
-    args.config().validate()?;
+    let config = args.config();
+    config.validate()?;
+    if args.save_as != SaveAs::Plain && !config.init.splits() {
+        return Err(Failure::new("--save-as: is for inits that split the base: pissa, olora, lora-ga"));
+    }
     let device = args.device.open()?;
     let out = OutDir::reserve(&args.out)?;
     interrupt::install(out.path(), true)?;
 
     let prepared = prepare(args, &device)?;
     let mut terminal = Terminal::new(args.quiet, prepared.head(args, &device));
-    let Prepared { base, mut model, tokenizer, data, adapter, .. } = prepared;
+    let Prepared { base, mut model, tokenizer, data, adapter, init, init_seconds, .. } = prepared;
+    if let Some(report) = &init {
+        for line in describe_init(report, init_seconds) {
+            terminal.say(&line);
+        }
+    }
     let prompt = prompt(&data.valid, model.config().max_position_embeddings);
     let before = if args.quiet { String::new() } else { sample(&model, &tokenizer, prompt)? };
 
@@ -37,11 +50,17 @@ pub fn run(args: &Args) -> Result<()> {
     let mut observer = (&mut recorder, &mut terminal);
     let result = train(&mut model, &adapter, &data, &options, &mut observer, &interrupt::STOP);
     terminal.clear();
-    let summary = match result {
-        Err(e @ Error::Interrupted) => return Err(Failure::interrupted(Some(e.to_string()))),
-        other => other?,
+    let summary = result.map_err(stopped)?;
+    let pair = if args.save_as == SaveAs::Pair { Some(&model as &dyn Host) } else { None };
+    let saved = match args.save_as {
+        SaveAs::Recompressed => {
+            let (saved, lost) = adapter.recompressed()?;
+            terminal.say(&describe_loss(&lost));
+            saved
+        }
+        _ => adapter.clone(),
     };
-    save(out, &adapter, Some(&base.name()), recorder, &summary)?;
+    save(out, &saved, Some(&base.name()), pair, recorder, &summary)?;
     terminal.say(&format!(
         "{} tokens/s, {:.1} s, {} of memory at the peak",
         thousands(summary.tokens_per_s as usize),
@@ -63,6 +82,14 @@ pub fn run(args: &Args) -> Result<()> {
         ))));
     }
     Ok(())
+}
+
+/// An error, or the user's wish.
+pub fn stopped(e: Error) -> Failure {
+    match e {
+        Error::Interrupted => Failure::interrupted(Some(e.to_string())),
+        other => other.into(),
+    }
 }
 
 /// What to try next, as commands that can be pasted.

@@ -48,11 +48,6 @@ impl Tensor {
         if let Some(t) = fixed.iter().find(|t| t.requires_grad()) {
             return Err(Error::graph(OP, format!("{} is trainable; rows share a frozen layer", t.label("W"))));
         }
-        // Its results there do not pass the suite yet.
-        let device = self.device().name();
-        if device.contains("wgpu") {
-            return Err(Error::unsupported(OP, device, "rows with adapters of their own"));
-        }
         let (m, k) = check::rows_cols(OP, self)?;
         let &[n, wk] = w.shape() else {
             return Err(Error::shape(OP, format!("{} must be a matrix", w.label("W"))));

@@ -54,6 +54,9 @@ mod lora_linear_multi;
 mod matmul;
 mod rope;
 
+// Beside the graph.
+mod tap;
+
 // Outside of the graph.
 mod ids;
 mod rows;

@@ -14,7 +14,8 @@ use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, copy_plain};
 
 const LANES: usize = 16;
 
-pub(crate) static KERNEL: Kernel = Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, run, transpose, copy };
+pub(crate) static KERNEL: Kernel = KERNELS;
+pub(super) const KERNELS: Kernel = Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, grain: 1, run, transpose, copy };
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
 unsafe fn run(rows: usize, job: &Job) {
@@ -29,7 +30,7 @@ unsafe fn run(rows: usize, job: &Job) {
 }
 
 /// The first `n` lanes.
-fn lanes(n: usize) -> __mmask16 {
+pub(super) fn lanes(n: usize) -> __mmask16 {
     if n >= LANES { !0 } else { (1u16 << n) - 1 }
 }
 
@@ -39,12 +40,7 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
     // SAFETY: rows of a, b, c and start by the caller's promise; lanes beyond `cols` are read in b only.
     unsafe {
         let (mut a, mut b) = (job.a, job.b);
-        for i in 0..M {
-            _mm_prefetch::<_MM_HINT_T0>(job.c.add(i * job.c_stride).cast());
-            if V == 2 {
-                _mm_prefetch::<_MM_HINT_T0>(job.c.add(i * job.c_stride + LANES).cast());
-            }
-        }
+        prefetch::<M, V>(job);
         for _ in 0..job.k {
             let mut row = [_mm512_setzero_ps(); V];
             for v in 0..V {
@@ -59,10 +55,36 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
             a = a.add(1);
             b = b.add(job.b_stride);
         }
-        let masks = [lanes(job.cols), lanes(job.cols.saturating_sub(LANES))];
-        for i in 0..M {
-            for v in 0..V {
-                let mut sum = sums[i][v];
+        put::<M, V>(&sums, job);
+    }
+}
+
+/// Asks for the tile of c: hints, which never fault.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
+pub(super) fn prefetch<const M: usize, const V: usize>(job: &Job) {
+    for i in 0..M {
+        let c = job.c.wrapping_add(i * job.c_stride);
+        _mm_prefetch::<_MM_HINT_T0>(c.cast());
+        if V == 2 {
+            _mm_prefetch::<_MM_HINT_T0>(c.wrapping_add(LANES).cast());
+        }
+    }
+}
+
+/// Puts finished sums where a job wants them.
+///
+/// # Safety
+/// AVX-512; the job's c and start are valid for `M` × `job.cols` elements.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
+pub(super) unsafe fn put<const M: usize, const V: usize>(sums: &[[__m512; V]; M], job: &Job) {
+    let masks = [lanes(job.cols), lanes(job.cols.saturating_sub(LANES))];
+    for i in 0..M {
+        for v in 0..V {
+            let mut sum = sums[i][v];
+            // SAFETY: masked to the tile.
+            unsafe {
                 if !job.start.is_null() {
                     let start = job.start.wrapping_add(i * job.start_stride + v * LANES);
                     sum = _mm512_add_ps(sum, _mm512_maskz_loadu_ps(masks[v], start));

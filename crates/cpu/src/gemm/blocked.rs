@@ -15,6 +15,7 @@
 
 use lowrank_backend::Mode;
 
+use super::compute::Compute;
 use super::kernel::{DEPTH, Kernel, STRIDE};
 use super::operand::Operand;
 use super::pack;
@@ -42,7 +43,7 @@ pub(crate) struct Branch<'a> {
 
 /// A product and where it goes.
 pub(crate) struct Blocked<'a, 'c> {
-    pub path: Path,
+    pub compute: Compute,
     pub m: usize,
     pub n: usize,
     pub k: usize,
@@ -114,11 +115,11 @@ impl Depths {
 impl<'a> Blocked<'a, '_> {
     /// Computes the product, with its branch if there is one.
     pub(crate) fn run(self, branch: Option<Branch<'a>>, epilogue: Epilogue<'_>) {
-        let Blocked { path, m, n, k, .. } = self;
+        let Blocked { compute, m, n, k, .. } = self;
         if m == 0 {
             return;
         }
-        let kernel = path.kernel();
+        let kernel = compute.path.kernel();
         let outer = branch.as_ref().and_then(|branch| branch.outer);
         let side = branch.as_ref().map(|branch| Side::of(kernel, branch, k));
         let rank = if outer.is_some() { side.as_ref().map_or(0, |side| side.r) } else { 0 };
@@ -134,7 +135,7 @@ impl<'a> Blocked<'a, '_> {
             let c = Shared::new(self.c);
             for i0 in (0..m).step_by(MAX_ROWS) {
                 let rows = MAX_ROWS.min(m - i0);
-                let work = Work { kernel, m: rows, n, i0, depths, a: self.a, b: self.b, outer, alpha: self.alpha };
+                let work = Work { compute, m: rows, n, i0, depths, a: self.a, b: self.b, outer, alpha: self.alpha };
                 work.run(self.start, side.as_ref().map(|side| (side, inner)), h.as_ref(), &c, epilogue);
             }
         });
@@ -195,7 +196,7 @@ impl Side {
 
 /// One block of rows of a product.
 struct Work<'a> {
-    kernel: &'static Kernel,
+    compute: Compute,
     m: usize,
     n: usize,
     i0: usize,
@@ -246,9 +247,12 @@ impl Work<'_> {
                 // SAFETY: one group of rows per task.
                 let out = unsafe { packed.part(((b - blocks.start) * m + i) * STRIDE, rows * STRIDE) };
                 if depth > 0 {
-                    pack::rows(self.kernel, &self.a, [self.i0 + i, p], [rows, depth], self.alpha, out);
+                    pack::rows(self.compute.path.kernel(), &self.a, [self.i0 + i, p], [rows, depth], self.alpha, out);
                 }
-                let (Some((side, inner)), Some(h)) = (side, h) else { continue };
+                let (Some((side, inner)), Some(h)) = (side, h) else {
+                    self.compute.rows(out, depth);
+                    continue;
+                };
                 let r = side.r;
                 if depth > 0 {
                     // SAFETY: this task's rows of h.
@@ -267,6 +271,7 @@ impl Work<'_> {
                         simd::scale(side.scale, out);
                     }
                 }
+                self.compute.rows(out, depth + rank);
             }
         });
     }
@@ -280,7 +285,8 @@ impl Work<'_> {
         c: &Shared<'_, f32>,
         epilogue: Epilogue<'_>,
     ) {
-        let &Work { kernel, m, n, i0, depths, .. } = self;
+        let &Work { compute, m, n, i0, depths, .. } = self;
+        let kernel = compute.kernel();
         let cut = Cut::new(kernel, m, n);
         let flops = (2 * m * n).saturating_mul(blocks.len() * DEPTH);
         tasks(cut.tasks(), flops / 8, |task| {
@@ -297,6 +303,7 @@ impl Work<'_> {
                         let rest = &mut columns[block.depth * kernel.cols..];
                         pack::columns(kernel, outer, [block.q, j], [block.rank, cols], rest, distance);
                     }
+                    compute.columns(&mut columns[..cols.div_ceil(kernel.cols) * distance], block.total(), kernel.cols);
                     let start = match start {
                         _ if b > 0 => Start::Old,
                         Start::Row(row) => Start::Row(&row[j..j + cols]),

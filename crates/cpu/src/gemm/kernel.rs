@@ -17,7 +17,7 @@ pub(crate) const STRIDE: usize = DEPTH + 16;
 #[derive(Clone, Copy)]
 pub(crate) struct Job {
     pub k: usize,
-    /// Packed rows, [`STRIDE`] apart.
+    /// Packed rows, [`STRIDE`] apart; an element is what the kernel consumes in one step (an f32, or a pair of bf16).
     pub a: *const f32,
     /// k rows, `b_stride` apart, readable up to the next multiple of the kernel's `lanes`.
     pub b: *const f32,
@@ -37,6 +37,8 @@ pub(crate) struct Kernel {
     pub cols: usize,
     /// Columns are read in groups of this many.
     pub lanes: usize,
+    /// Depths that one step consumes: 1, or 2 for pairs of bf16.
+    pub grain: usize,
     /// Runs a job on this many rows, at most `rows`; its `cols` are at most [`Kernel::cols`].
     pub run: unsafe fn(usize, &Job),
     /// `dst[j·ds + i] = src[i·ss + j]` for i < rows, j < cols; writes zeros for i up to the next multiple of `lanes`.
@@ -59,7 +61,7 @@ impl Path {
     pub(crate) fn kernel(self) -> &'static Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 => &super::avx512::KERNEL,
+            Path::Avx512 | Path::Avx512Bf16 => &super::avx512::KERNEL,
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => &super::avx2::KERNEL,
             #[cfg(target_arch = "aarch64")]

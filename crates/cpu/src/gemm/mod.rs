@@ -2,7 +2,8 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `kernel` | what a microkernel is; `avx512`, `avx2`, `neon`, `portable`: one per instruction set |
+//! | `kernel` | what a microkernel is; `avx512`, `avx512bf16`, `avx2`, `neon`, `portable`: one per instruction set |
+//! | `compute` | which kernels, by path and precision |
 //! | `operand`, `pack` | where operands lie, and how they get into the kernel's order |
 //! | `tile` | products inside one task (attention, batches) |
 //! | `blocked` | large products on all threads, with a low-rank branch riding along |
@@ -21,7 +22,10 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512bf16;
 mod blocked;
+mod compute;
 mod decode;
 mod few_rows;
 mod kernel;
@@ -33,6 +37,7 @@ mod portable;
 mod tile;
 
 pub(crate) use blocked::{Blocked, Branch};
+pub(crate) use compute::Compute;
 pub(crate) use operand::Operand;
 pub(crate) use tile::{Product, Start, decodes};
 
@@ -40,7 +45,7 @@ use lowrank_backend::{Error, Gemm, In, Mode, Result, Slot};
 
 use crate::parallel::{Shared, Tile, tasks};
 use crate::path::Path;
-use crate::view::{f32s_mut, floats, precision, volume};
+use crate::view::{f32s_mut, floats, volume};
 
 /// Columns up to which the right operand is packed once and rows are multiplied as they are packed.
 const FEW_COLUMNS: usize = 128;
@@ -100,7 +105,7 @@ pub(crate) fn flops(sizes: [usize; 3]) -> usize {
 
 /// `c [m,n] (+)= alpha a b`, contiguous.
 pub(crate) fn multiply(
-    path: Path,
+    compute: impl Into<Compute>,
     [m, n, k]: [usize; 3],
     a: Operand<'_>,
     b: Operand<'_>,
@@ -108,6 +113,8 @@ pub(crate) fn multiply(
     mode: Mode,
     c: &mut [f32],
 ) {
+    let compute = compute.into();
+    let path = compute.path;
     if decodes(m, &a, &b) {
         let product = Product::new(path, m, k, a, b);
         return Grid::new(1, m, n).run(flops([m, n, k]), c, |_, i0, j0, tile| {
@@ -125,13 +132,13 @@ pub(crate) fn multiply(
         return blocked::few_columns(path, [m, n, k], a, b, alpha, mode, c);
     }
     let start = if mode == Mode::Add { Start::Old } else { Start::Zero };
-    Blocked { path, m, n, k, a, b, alpha, start, c }.run(None, None);
+    Blocked { compute, m, n, k, a, b, alpha, start, c }.run(None, None);
 }
 
 /// See [`Gemm`]. The result is f32.
 pub(crate) fn gemm(path: Path, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) -> Result<()> {
     const OP: &str = "gemm";
-    precision(OP, op.precision)?;
+    let compute = Compute::new(OP, path, op.precision)?;
     if op.ta && op.tb {
         return Err(Error::invalid(OP, "both operands transposed"));
     }
@@ -145,7 +152,7 @@ pub(crate) fn gemm(path: Path, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) -> 
     };
     let (a, b) = (operand(a, op.ta, m, k), operand(b, op.tb, k, n));
     if batch == 1 {
-        multiply(path, [m, n, k], a, b, alpha as f32, mode, c);
+        multiply(compute, [m, n, k], a, b, alpha as f32, mode, c);
         return Ok(());
     }
     let work = flops([m, n, k]).saturating_mul(batch);

@@ -13,8 +13,15 @@ const LANES: usize = 4;
 const VECTORS: usize = 4;
 const COLS: usize = VECTORS * LANES;
 
-pub(crate) static KERNEL: Kernel =
-    Kernel { rows: 6, cols: COLS, lanes: COLS, run, transpose: transpose_plain::<COLS>, copy: copy_plain::<COLS> };
+pub(crate) static KERNEL: Kernel = Kernel {
+    rows: 6,
+    cols: COLS,
+    lanes: COLS,
+    grain: 1,
+    run,
+    transpose: transpose_plain::<COLS>,
+    copy: copy_plain::<COLS>,
+};
 
 #[target_feature(enable = "neon")]
 unsafe fn run(rows: usize, job: &Job) {

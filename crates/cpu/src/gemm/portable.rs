@@ -7,8 +7,15 @@ use super::kernel::{Job, Kernel, STRIDE, by_rows, copy_plain, put_edge, transpos
 
 const COLS: usize = 8;
 
-pub(crate) static KERNEL: Kernel =
-    Kernel { rows: 4, cols: COLS, lanes: COLS, run, transpose: transpose_plain::<COLS>, copy: copy_plain::<COLS> };
+pub(crate) static KERNEL: Kernel = Kernel {
+    rows: 4,
+    cols: COLS,
+    lanes: COLS,
+    grain: 1,
+    run,
+    transpose: transpose_plain::<COLS>,
+    copy: copy_plain::<COLS>,
+};
 
 unsafe fn run(rows: usize, job: &Job) {
     // SAFETY: the caller's promise.

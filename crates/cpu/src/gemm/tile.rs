@@ -24,7 +24,7 @@ pub(crate) enum Start<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct PackedRows<'a>(pub &'a [f32]);
 
-/// Packed columns of one block of depths: panels of `kernel.cols` columns, `stride` values per depth.
+/// Packed columns of one block of depths: panels of `kernel.cols` columns, `depth` × `kernel.cols` values apart.
 #[derive(Clone, Copy)]
 pub(crate) struct PackedColumns<'a> {
     pub data: &'a [f32],
@@ -61,7 +61,7 @@ pub(crate) fn multiply_packed(
         for panel in 0..panels {
             let j = panel * kernel.cols;
             let job = Job {
-                k: depth,
+                k: depth.div_ceil(kernel.grain),
                 a: a.0[i * STRIDE..].as_ptr(),
                 b: b.data[panel * depth * kernel.cols..].as_ptr(),
                 b_stride: kernel.cols,

@@ -107,5 +107,5 @@ fn impossible_sizes_are_errors() {
     assert!(error(Attention { kv_heads: 3, ..SMALL }).contains("4 query heads are no multiple of 3"));
     assert!(error(Attention { kv_len: 4, ..SMALL }).contains("5 queries have only 4 keys"));
     assert!(error(Attention { kv_len: 0, causal: false, ..SMALL }).contains("only 0 keys"));
-    assert!(error(Attention { precision: Precision::Bf16, ..SMALL }).contains("bf16"));
+    assert!(error(Attention { precision: Precision::Tf32, ..SMALL }).contains("tf32"));
 }

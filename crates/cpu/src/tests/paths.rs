@@ -46,9 +46,12 @@ fn exact_where_the_blocking_changes() {
         on_every_path(|cpu| {
             for (op, a, b) in [(Gemm::nn(m, n, k), &a, &b), (Gemm::nt(m, n, k), &a, &bt), (Gemm::tn(m, n, k), &at, &b)]
             {
-                let mut c = empty(&cpu, m * n);
-                cpu.gemm(&op, put(&cpu, a).view(), put(&cpu, b).view(), c.set()).unwrap();
-                assert!(c.f32() == want, "{op:?} on {}", cpu.path());
+                // Integers this small are bf16 values too.
+                for op in [op, op.precision(Precision::Bf16)] {
+                    let mut c = empty(&cpu, m * n);
+                    cpu.gemm(&op, put(&cpu, a).view(), put(&cpu, b).view(), c.set()).unwrap();
+                    assert!(c.f32() == want, "{op:?} on {}", cpu.path());
+                }
             }
         });
     }
@@ -128,4 +131,66 @@ fn rounding_stays_within_its_bound() {
             }
         });
     }
+}
+
+/// |error| ≤ (2⁻⁸ + k·2⁻²³)·Σ|a||b| with both operands rounded to bf16; and they are: 1 + 2⁻⁹ is 1 there.
+#[test]
+fn bf16_products_round_their_operands_and_nothing_else() {
+    let [m, n, k] = [70, 300, 1301];
+    let (a, bt) = (random(1, m * k), random(2, n * k));
+    on_every_path(|cpu| {
+        let op = Gemm::nt(m, n, k).precision(Precision::Bf16);
+        let mut c = empty(&cpu, m * n);
+        cpu.gemm(&op, put(&cpu, &a).view(), put(&cpu, &bt).view(), c.set()).unwrap();
+        let (mut worst, mut worst_rounded) = (0.0f64, 0.0f64);
+        let round = |x: f32| f64::from(half::bf16::from_f32(x));
+        for (i, &got) in c.f32().iter().enumerate() {
+            let (row, col) = (&a[i / n * k..][..k], &bt[i % n * k..][..k]);
+            let pairs = || row.iter().zip(col);
+            let size: f64 = pairs().map(|(&a, &b)| f64::from(a * b).abs()).sum();
+            let exact: f64 = pairs().map(|(&a, &b)| f64::from(a) * f64::from(b)).sum();
+            let rounded: f64 = pairs().map(|(&a, &b)| round(a) * round(b)).sum();
+            worst = worst.max((f64::from(got) - exact).abs() / size);
+            worst_rounded = worst_rounded.max((f64::from(got) - rounded).abs() / size);
+        }
+        let sum = k as f64 * 2f64.powi(-23);
+        assert!(worst <= 2f64.powi(-8) + sum, "{worst} on {}", cpu.path());
+        assert!(worst > 1e-5, "{worst}: nothing was rounded on {}", cpu.path());
+        assert!(worst_rounded <= sum, "{worst_rounded} on {}", cpu.path());
+        let x = put(&cpu, &vec![1.0 + 2f32.powi(-9); m * k]);
+        cpu.gemm(&op, x.view(), put(&cpu, &vec![1.0f32; n * k]).view(), c.set()).unwrap();
+        assert!(c.f32().iter().all(|&c| c == k as f32), "ties go to even on {}", cpu.path());
+    });
+}
+
+/// The branch, h and the gradients of A and B keep f32 operands; y and dx are within the bound of the mode.
+#[test]
+fn a_bf16_low_rank_linear_keeps_its_factors_in_f32() {
+    let [m, n, k, r] = [45, 150, 601, 7];
+    let (x, w) = (random(1, m * k), random(2, n * k));
+    let (a, b, gy) = (random(3, r * k), random(4, n * r), random(5, m * n));
+    on_every_path(|cpu| {
+        let put = |x: &[f32]| put(&cpu, x);
+        let (x, w, a, b, gy, words) = (put(&x), put(&w), put(&a), put(&b), put(&gy), put(&scalars()));
+        let run = |precision| {
+            let base = Linear { m, n, k, w: Weight::Dense(w.view()), bias: None, precision };
+            let op = Lora { base, r, scale: 0.5, a: a.view(), b: b.view(), dropout: None, scalars: words.view() };
+            let mut out = [m * n, m * r, m * k, r * k, n * r].map(|len| empty(&cpu, len));
+            let [y, h, dx, da, db] = &mut out;
+            cpu.lora_forward(&op, x.view(), y.out(), h.out()).unwrap();
+            cpu.lora_backward(&op, x.view(), h.view(), gy.view(), Some(dx.set()), Some(da.set()), Some(db.set()))
+                .unwrap();
+            out.map(|t| t.f32())
+        };
+        let (full, narrow) = (run(Precision::Full), run(Precision::Bf16));
+        for i in [1, 3, 4] {
+            assert!(bits(&full[i]) == bits(&narrow[i]), "output {i} on {}", cpu.path());
+        }
+        for i in [0, 2] {
+            assert!(bits(&full[i]) != bits(&narrow[i]), "output {i} on {}", cpu.path());
+            let largest = full[i].iter().fold(0.0f32, |m, x| m.max(x.abs()));
+            let error = full[i].iter().zip(&narrow[i]).fold(0.0f32, |m, (x, y)| m.max((x - y).abs()));
+            assert!(error <= largest / 128.0, "output {i} is off by {error} of {largest} on {}", cpu.path());
+        }
+    });
 }

@@ -55,10 +55,10 @@ pub(crate) fn assemble_like(
         let (rank, alpha) = config.rank_and_alpha(&layer)?;
         let (a, b) = (a.named(keys::a(&layer, f.kind)), b.named(keys::b(&layer, f.kind)));
         let (scale, dropout) = (config.scale(rank, alpha), config.dropout);
-        pairs.insert(layer, LowRank { a, b, magnitude: None, scale, dropout, rank, alpha, kind: f.kind });
+        pairs.insert(layer, LowRank { a, b, magnitude: None, scale, dropout, rank, alpha, kind: f.kind, offset: None });
     }
     let (saved, biases) = (BTreeMap::new(), BTreeMap::new());
-    Ok(Adapter { name: name.to_string(), config, layers: pairs, saved, biases })
+    Ok(Adapter { name: name.to_string(), config, layers: pairs, bottlenecks: BTreeMap::new(), saved, biases })
 }
 
 /// What decides which layers are targeted.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lowrank_core::Tensor;
+use lowrank_core::{Tensor, no_grad};
 
 use crate::{Adapter, Error, Kind, LowRank, Result};
 
@@ -22,10 +22,11 @@ pub(crate) struct Factors {
 impl Factors {
     /// Waits for the device.
     pub fn of(pair: &LowRank) -> Result<Self> {
-        let (&[n, r], &[_, k]) = (pair.b.shape(), pair.a.shape()) else {
+        let (a, b) = no_grad(|| pair.product())?;
+        let (&[n, r], &[_, k]) = (b.shape(), a.shape()) else {
             return Err(Error::adapter("a pair's tensors are no matrices"));
         };
-        let (left, right) = (pair.b.to_f64()?, pair.a.to_f64()?);
+        let (left, right) = (b.to_f64()?, a.to_f64()?);
         Ok(Factors { kind: pair.kind, n, k, r, scale: pair.scale, left, right })
     }
 
@@ -73,6 +74,7 @@ pub(super) fn check_parts(parts: &[(&Adapter, f64)]) -> Result<()> {
 
 /// An adapter that is nothing but pairs.
 pub(crate) fn plain(adapter: &Adapter, what: &str) -> Result<()> {
+    adapter.no_bottleneck(what)?;
     let refuse = |detail: String| Err(Error::adapter(format!("{what}: adapter {}: {detail}", adapter.name)));
     if let Some((layer, _)) = adapter.layers.iter().find(|(_, pair)| pair.magnitude.is_some()) {
         return refuse(format!("`{layer}` is DoRA, whose change of the weight is not s·BA; merge it instead"));

@@ -6,7 +6,7 @@ use super::assemble::assemble;
 use super::factors::{Factors, plain};
 use super::{Derived, Truncation, svd};
 use crate::init::{self, Sizes};
-use crate::{Adapter, Init, Kind, LoraConfig, Result};
+use crate::{Adapter, Kind, LoraConfig, Result};
 
 /// The same adapter at rank `rank` in every layer.
 ///
@@ -35,7 +35,7 @@ pub fn rerank(adapter: &Adapter, rank: usize, seed: u64) -> Result<Derived> {
 fn grown(f: Factors, rank: usize, layer: &str, seed: u64) -> Factors {
     let more = rank - f.r;
     let sizes = Sizes { kind: f.kind, k: f.k, n: f.n, r: more };
-    let (a, b) = init::draw(Init::Default, layer, seed, &sizes);
+    let (a, b) = init::draw_default(layer, seed, &sizes);
     debug_assert!(if f.kind == Kind::Embedding { &a } else { &b }.iter().all(|&x| x == 0.0));
     let mut left = Vec::with_capacity(f.n * rank);
     for i in 0..f.n {

@@ -5,14 +5,27 @@
 
 mod both_random;
 mod both_zero;
+pub(crate) mod bottleneck;
 mod default;
+mod eva;
 mod gaussian;
+pub mod lora_ga;
+mod olora;
+mod orthogonal;
+mod pissa;
+mod probes;
+mod spec;
 
+use lowrank_core::Tensor;
 use lowrank_core::philox::Rng;
+pub use probes::{InitReport, Run};
+pub(crate) use probes::{Target, from_data};
+pub use spec::{Direction, Estimator, GaScale, Init, LoraGa};
 
-use crate::{Init, Kind};
+use crate::{Error, Kind, Result};
 
 /// Sizes of a layer's pair.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Sizes {
     pub kind: Kind,
     /// Columns of A: in-features, or the vocabulary.
@@ -22,14 +35,62 @@ pub(crate) struct Sizes {
     pub r: usize,
 }
 
-/// A `[r,k]` and B `[n,r]`, row-major.
-pub(crate) fn draw(init: Init, layer: &str, seed: u64, sizes: &Sizes) -> (Vec<f64>, Vec<f64>) {
+/// How one layer starts: A `[r,k]` and B `[n,r]`, row-major.
+pub(crate) struct Pair {
+    pub a: Vec<f64>,
+    pub b: Vec<f64>,
+    /// The layer's frozen weight is W − s B A, so that the adapted model starts as the base.
+    pub offset: bool,
+}
+
+/// The start of a layer for every init that needs no data. `weight` is the base's, `scale` the s of the layer.
+pub(crate) fn start(init: &Init, layer: &str, seed: u64, sizes: &Sizes, scale: f64, weight: &Tensor) -> Result<Pair> {
+    linear_only(init, sizes)?;
     let rng = &mut Rng::new(seed, fnv1a(layer));
-    match init {
+    let (a, b) = match init {
         Init::Default => default::draw(rng, sizes),
         Init::Gaussian => gaussian::draw(rng, sizes),
         Init::BothZero => both_zero::draw(sizes),
         Init::BothRandom => both_random::draw(rng, sizes),
+        Init::Orthogonal => return orthogonal::draw(rng, sizes),
+        Init::Pissa { niter } => return pissa::from_weight(weight, *niter, rng, sizes, scale),
+        Init::Olora => return olora::from_weight(weight, sizes),
+        Init::Eva { .. } | Init::LoraGa(_) => {
+            return Err(Error::adapter(format!("{init} needs data: make the adapter with Adapter::create_with_data")));
+        }
+    };
+    Ok(Pair { a, b, offset: false })
+}
+
+/// A and B of a layer as the default init draws them.
+pub(crate) fn draw_default(layer: &str, seed: u64, sizes: &Sizes) -> (Vec<f64>, Vec<f64>) {
+    default::draw(&mut Rng::new(seed, fnv1a(layer)), sizes)
+}
+
+/// Inits that are made of a weight matrix, its gradient or its inputs have no meaning for a table.
+fn linear_only(init: &Init, sizes: &Sizes) -> Result<()> {
+    match init {
+        Init::Default | Init::Gaussian | Init::BothZero | Init::BothRandom => Ok(()),
+        _ if sizes.kind == Kind::Linear => Ok(()),
+        _ => Err(Error::adapter(format!("init {init} is for linear layers, not for an {}", sizes.kind))),
+    }
+}
+
+/// A decomposition of an n×k matrix has min(n,k) parts.
+fn fits(init: &str, parts: usize, s: &Sizes) -> Result<()> {
+    let most = s.n.min(s.k);
+    if parts <= most {
+        return Ok(());
+    }
+    let need = if parts == s.r { format!("rank {parts}") } else { format!("2r = {parts} singular vectors") };
+    Err(Error::adapter(format!("{init} needs {need}, but the layer [{}, {}] has only {most}", s.n, s.k)))
+}
+
+/// An error of one layer.
+pub(crate) fn in_layer(name: &str, e: Error) -> Error {
+    match e {
+        Error::Adapter(detail) => Error::adapter(format!("{name}: {detail}")),
+        other => other,
     }
 }
 
@@ -55,6 +116,13 @@ mod tests {
     fn moments(x: &[f64]) -> (f64, f64) {
         let mean = x.iter().sum::<f64>() / x.len() as f64;
         (mean, x.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / x.len() as f64)
+    }
+
+    fn draw(init: Init, layer: &str, seed: u64, sizes: &Sizes) -> (Vec<f64>, Vec<f64>) {
+        let weight = Tensor::zeros(&[1, 1], lowrank_core::DType::F32, &lowrank_core::Device::reference().unwrap());
+        let pair = start(&init, layer, seed, sizes, 1.0, &weight.unwrap()).unwrap();
+        assert!(!pair.offset);
+        (pair.a, pair.b)
     }
 
     const LINEAR: Sizes = Sizes { kind: Kind::Linear, k: 400, n: 30, r: 16 };
@@ -91,6 +159,27 @@ mod tests {
         assert!(a.iter().chain(&b).all(|&v| v == 0.0));
         let (a, b) = draw(Init::BothRandom, "x", 0, &LINEAR);
         assert!(a.iter().chain(&b).all(|&v| v != 0.0));
+    }
+
+    #[test]
+    fn orthogonal_starts_with_a_product_of_zero() {
+        let (a, b) = draw(Init::Orthogonal, "x", 0, &LINEAR);
+        assert!(a.iter().chain(&b).all(|v| v.is_finite()) && moments(&a).1 > 1e-4 && moments(&b).1 > 1e-4);
+        for i in 0..LINEAR.n {
+            for j in 0..LINEAR.k {
+                let ba: f64 = (0..LINEAR.r).map(|p| b[i * LINEAR.r + p] * a[p * LINEAR.k + j]).sum();
+                assert!(ba.abs() < 1e-14, "{ba}");
+            }
+        }
+        let weight = Tensor::zeros(&[1, 1], lowrank_core::DType::F32, &lowrank_core::Device::reference().unwrap());
+        let e = |init: Init, sizes: Sizes| match start(&init, "x", 0, &sizes, 1.0, weight.as_ref().unwrap()) {
+            Err(e) => e.to_string(),
+            Ok(_) => panic!("{init}"),
+        };
+        assert!(e(Init::Orthogonal, Sizes { r: 3, ..LINEAR }).contains("even rank"));
+        assert!(e(Init::Olora, EMBEDDING).contains("for linear layers"));
+        assert!(e(Init::LoraGa(LoraGa::default()), LINEAR).contains("needs data"));
+        assert!(e(Init::Pissa { niter: None }, Sizes { r: 31, ..LINEAR }).contains("[30, 400] has only 30"));
     }
 
     #[test]

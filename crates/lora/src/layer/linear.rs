@@ -4,6 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use lowrank_core::{DType, Tensor};
 
+use super::probe::listen;
 use super::{LowRank, Slot};
 use crate::Result;
 
@@ -24,17 +25,26 @@ impl Linear {
     }
 
     /// x `[…, k]` → `[…, n]`: `x Wᵀ + bias`, and `s (dropout(x) Aᵀ) Bᵀ` if an adapter is active here, rows rescaled to
-    /// their magnitudes if it is DoRA's.
+    /// their magnitudes if it is DoRA's; through the bottleneck behind it, if there is one.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if let Some(probe) = &self.slot.probe {
+            probe.input(x)?;
+        }
         let (w, bias) = (self.weight(), self.bias());
-        Ok(match self.lora() {
+        let y = match self.lora() {
             None => x.linear(w, bias)?,
-            Some(l @ LowRank { magnitude: None, .. }) => {
-                x.lora_linear(w, bias, &l.a, &l.b, l.scale, l.active_dropout())?
-            }
+            Some(l @ LowRank { magnitude: None, .. }) => l.forward(x, w, bias)?,
             Some(l @ LowRank { magnitude: Some(m), .. }) => {
                 x.dora_linear(w, &self.squares(m.dtype())?, bias, &l.a, &l.b, m, l.scale, l.active_dropout())?
             }
+        };
+        let y = match &self.slot.bottleneck {
+            None => y,
+            Some(bottleneck) => bottleneck.forward(&y)?,
+        };
+        Ok(match &self.slot.probe {
+            None => y,
+            Some(probe) => listen(probe, x, y),
         })
     }
 

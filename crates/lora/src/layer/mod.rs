@@ -1,14 +1,20 @@
 //! Layers with a slot for an adapter. The base's tensors are never changed: an adapter stands beside them or in their
 //! place, so taking it away gives the original bits back.
 
+mod bottleneck;
 mod embedding;
 mod linear;
 mod norm;
+mod offset;
+mod probe;
 
+pub use bottleneck::Bottleneck;
 pub use embedding::Embedding;
 pub use linear::Linear;
 use lowrank_core::{Tensor, is_grad_enabled};
 pub use norm::Norm;
+pub use offset::Offset;
+pub use probe::Probe;
 
 use crate::Kind;
 
@@ -31,6 +37,8 @@ pub struct LowRank {
     pub alpha: f64,
     /// What it belongs on.
     pub kind: Kind,
+    /// What is taken off the base, for inits that split it (PiSSA, OLoRA, LoRA-GA).
+    pub offset: Option<Offset>,
 }
 
 impl LowRank {
@@ -45,17 +53,21 @@ impl LowRank {
 pub(crate) struct Slot {
     /// Low-rank pair.
     pub lora: Option<LowRank>,
+    /// Behind the layer.
+    pub bottleneck: Option<Bottleneck>,
     /// Takes the weight's place (modules_to_save).
     pub weight: Option<Tensor>,
     /// Takes the bias's place (modules_to_save, or trained biases).
     pub bias: Option<Tensor>,
+    /// Looks at what flows through a linear layer; not an adapter's.
+    pub probe: Option<std::sync::Arc<dyn Probe>>,
     /// While merged: the weight with the above in it, in the base's dtype.
     pub merged: Option<Tensor>,
 }
 
 impl Slot {
     pub(crate) fn is_empty(&self) -> bool {
-        self.lora.is_none() && self.weight.is_none() && self.bias.is_none()
+        self.lora.is_none() && self.bottleneck.is_none() && self.weight.is_none() && self.bias.is_none()
     }
 
     /// The weight in use, without a pair that is not merged.

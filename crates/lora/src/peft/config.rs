@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 use super::fields::Fields;
-use crate::{Bias, Error, Init, LoraConfig, Result, Targets};
+use crate::{Bias, Error, Init, LoraConfig, Method, Result, Targets};
 
 /// A configuration, and the order of its patterns' keys in the file, in which PEFT tries them.
 pub(super) struct Parsed {
@@ -77,6 +77,7 @@ fn parse_map(map: Map<String, Value>) -> Result<Parsed> {
         },
         modules_to_save: fields.optional("modules_to_save", Fields::strings)?.unwrap_or_default(),
         init: fields.optional("init_lora_weights", init)?.unwrap_or_default(),
+        method: Method::Lora,
         fan_in_fan_out: false,
         allow_partial: false,
         extra: fields.0,
@@ -138,16 +139,26 @@ fn numbers(field: &str, value: &Value) -> Result<Vec<usize>> {
     }
 }
 
-/// Inits that split the base, or draw it from data, make PEFT change the base again at load: such a file belongs to
-/// another base. `orthogonal` leaves the base alone, and is history once the tensors are there.
+/// Inits that split the base make PEFT change the base again at load: such a file belongs to another base. `orthogonal`
+/// and `eva` leave the base alone, and are history once the tensors are there.
 fn init(field: &str, value: &Value) -> Result<Init> {
     match value {
         Value::Bool(true) => Ok(Init::Default),
         Value::Bool(false) => Ok(Init::BothRandom),
         Value::String(s) if s.eq_ignore_ascii_case("gaussian") => Ok(Init::Gaussian),
-        Value::String(s) if s == "orthogonal" => Ok(Init::Default),
+        Value::String(s) if s == "orthogonal" || s == "eva" => Ok(Init::Default),
+        Value::String(s) if splits_the_base(s) => Err(Error::adapter(format!(
+            "{field} \"{s}\": the adapter belongs to a residual base, from which PEFT took the adapter's start away, and not \
+             to the model's own weights; `lowrank convert` carries it over, given the residual base or the adapter's start"
+        ))),
         other => Err(Error::adapter(format!("{field} {other} is not supported yet"))),
     }
+}
+
+/// PiSSA with its iterations (`pissa_niter_4`), and the others.
+pub(super) fn splits_the_base(init: &str) -> bool {
+    let init = init.to_ascii_lowercase();
+    init.starts_with("pissa") || ["olora", "corda", "loftq", "lora_ga"].contains(&&*init)
 }
 
 /// The file's content: keys sorted, two spaces, as PEFT writes it.

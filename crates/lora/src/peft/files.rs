@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use super::{from_files, to_files};
+use super::{from_files, pair, to_files};
 use crate::files::{io_error, read, write_atomically};
 use crate::{Adapter, Error, Host, Result};
 
@@ -23,6 +23,17 @@ pub fn save(adapter: &Adapter, dir: &Path, base: Option<&str>) -> Result<()> {
 
 /// Reads the adapter in `dir` and checks it against the host (see [`from_files`]). It is called after the directory.
 pub fn load(dir: &Path, host: &dyn Host) -> Result<Adapter> {
+    let ([config_file, tensors_file], config, tensors) = read_files(dir)?;
+    if pair::is_pair(&config) {
+        let init_path = dir.join(pair::INIT_FILE);
+        let names = [&*config_file, &tensors_file, &init_path.display().to_string()];
+        return pair::load(&name_of(dir), names, &config, [&tensors, &read(&init_path)?], host);
+    }
+    from_files(&name_of(dir), &config_file, &config, &tensors_file, &tensors, host)
+}
+
+/// Names and contents of the configuration and the tensors.
+pub(super) fn read_files(dir: &Path) -> Result<([String; 2], String, Vec<u8>)> {
     let (config_path, tensors_path) = (dir.join(CONFIG_FILE), dir.join(TENSORS_FILE));
     let config = String::from_utf8(read(&config_path)?)
         .map_err(|e| Error::file(config_path.display().to_string(), e.utf8_error().to_string()))?;
@@ -34,11 +45,11 @@ pub fn load(dir: &Path, host: &dyn Host) -> Result<Adapter> {
         }
         other => other?,
     };
-    let (config_file, tensors_file) = (config_path.display().to_string(), tensors_path.display().to_string());
-    from_files(&name_of(dir), &config_file, &config, &tensors_file, &tensors, host)
+    Ok(([config_path.display().to_string(), tensors_path.display().to_string()], config, tensors))
 }
 
-fn name_of(dir: &Path) -> String {
+/// An adapter is called after its directory.
+pub(super) fn name_of(dir: &Path) -> String {
     let name = dir.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     let legal = |c: char| if c == '.' || c == '/' || c == '\\' || c.is_control() { '_' } else { c };
     if name.is_empty() { "default".to_string() } else { name.chars().map(legal).collect() }

@@ -4,19 +4,29 @@
 //! kept and written back; features that would change the result and do not exist here are refused by name. What the
 //! tensor file holds is compared with what the configuration says, in both directions.
 
+mod bottleneck;
 mod config;
 mod fields;
 mod files;
 pub(crate) mod keys;
+mod pair;
 mod read;
+mod residual;
 
 pub use files::{CONFIG_FILE, TENSORS_FILE, load, save};
+pub use pair::{INIT_FILE, save_pair};
+pub use residual::{Split, Start, load_residual};
 
 use crate::{Adapter, Host, LoraConfig, Result, write_tensors};
 
 /// The contents of the configuration file and of the tensor file. `base` names the base model; without it, what the
-/// configuration was loaded with stays.
+/// configuration was loaded with stays. An adapter whose init split the base is written for the base as it is, see
+/// [`Adapter::plain`].
 pub fn to_files(adapter: &Adapter, base: Option<&str>) -> Result<(String, Vec<u8>)> {
+    if !adapter.bottlenecks.is_empty() {
+        return bottleneck::to_files(adapter, base);
+    }
+    let adapter = &adapter.plain()?;
     Ok((config::render(&adapter.config, base)?, write_tensors(&adapter.tensors())?))
 }
 
@@ -34,12 +44,19 @@ pub fn from_files(
     tensors: &[u8],
     host: &dyn Host,
 ) -> Result<Adapter> {
+    if bottleneck::is_bottleneck(config) {
+        return bottleneck::from_files(name, [config_file, tensors_file], config, tensors, host);
+    }
     read::adapter(name, config_file, config, tensors_file, tensors, host)
 }
 
 /// A configuration file's content alone; `file` is for messages. What cannot be supported is refused by name.
 pub fn read_config(file: &str, json: &str) -> Result<LoraConfig> {
-    Ok(config::parse(file, json)?.config)
+    match json {
+        _ if pair::is_pair(json) => pair::config(file, json),
+        _ if bottleneck::is_bottleneck(json) => bottleneck::config(file, json),
+        _ => Ok(config::parse(file, json)?.config),
+    }
 }
 
 #[cfg(test)]

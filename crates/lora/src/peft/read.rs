@@ -42,6 +42,7 @@ pub(super) fn adapter(
         name: name.to_string(),
         config,
         layers: BTreeMap::new(),
+        bottlenecks: BTreeMap::new(),
         saved: BTreeMap::new(),
         biases: BTreeMap::new(),
     };
@@ -51,7 +52,7 @@ pub(super) fn adapter(
         let magnitude = if adapter.config.use_dora { Some(reader.magnitude(m)?) } else { None };
         let (config, alpha, rank) = (&adapter.config, *alpha, *rank);
         let scale = config.scale(rank, alpha);
-        let pair = LowRank { a, b, magnitude, scale, dropout: config.dropout, rank, alpha, kind: m.kind };
+        let pair = LowRank { a, b, magnitude, scale, dropout: config.dropout, rank, alpha, kind: m.kind, offset: None };
         adapter.layers.insert(m.name.clone(), pair);
         reader.same_as_base(m, Part::Weight)?;
     }

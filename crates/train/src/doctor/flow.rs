@@ -55,13 +55,13 @@ pub(super) fn measure<H: Host>(
         layers.push(LayerReport {
             name: name.clone(),
             shape: [factors.n, factors.k],
-            rank: factors.r,
+            rank: pair.rank,
             scale: pair.scale,
             weight_norm,
             not_finite: factors.bt.iter().chain(&factors.a).any(|v| !v.is_finite()),
             base_not_finite: !weight_norm.is_finite(),
             both_zero: zero(&factors.a) && zero(&factors.bt),
-            product_zero: zero(&factors.a) || zero(&factors.bt),
+            product_zero: zero(&factors.a) || zero(&factors.bt) || (pair.offset.is_some() && factors.cancel()),
             ..LayerReport::default()
         });
         before.push(factors);
@@ -148,7 +148,7 @@ fn weight_norms<H: Host>(host: &H, adapter: &Adapter) -> Result<BTreeMap<String,
     Ok(norms)
 }
 
-/// A pair on the host.
+/// A pair on the host, with what its init took off the base.
 struct Factors {
     /// Bᵀ `[r, n]`.
     bt: Vec<f64>,
@@ -161,10 +161,18 @@ struct Factors {
 
 impl Factors {
     fn of(pair: &LowRank) -> Result<Self> {
-        let r = pair.rank.max(1);
-        let (a, b) = (pair.a.to_f64()?, pair.b.to_f64()?);
+        let r = pair.full_rank().max(1);
+        let (a, b) = no_grad(|| pair.product())?;
+        let (a, b) = (a.to_f64()?, b.to_f64()?);
         let (n, k) = (b.len() / r, a.len() / r);
         Ok(Factors { bt: transpose(&b, n, r), a, r, n, k })
+    }
+
+    /// Whether the second half takes off just what the first one adds, as when the init split the base.
+    fn cancel(&self) -> bool {
+        let (a, a0) = self.a.split_at(self.a.len() / 2);
+        let (b, b0) = self.bt.split_at(self.bt.len() / 2);
+        a == a0 && b.iter().zip(b0).all(|(x, y)| *x == -y)
     }
 
     /// `BA − B₀A₀` as [B, −B₀][A; A₀].

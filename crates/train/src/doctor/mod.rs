@@ -108,6 +108,11 @@ pub fn examine<H: Host>(
     {
         return Err(Error::option("--energy", format!("{energy} is not between 0 and 1")));
     }
+    adapter.no_bottleneck("doctor")?;
+    if adapter.layers.is_empty() {
+        let detail = format!("{} has no low-rank pair to look at", adapter.name);
+        return Err(Error::option("--adapter", detail));
+    }
     detach(host);
     let base_loss = no_grad(|| loss(host))?.item()?;
     attach(host, adapter)?;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use lowrank_lora::{Adapter, Host, LowRank, Module};
 use lowrank_models::{Llama, LlamaConfig};
 
+use super::bottleneck::Bottleneck;
 use super::meter::{Meter, Part};
 use super::rules::Layer;
 use super::shadow::{Meta, Shadow, Tape};
@@ -33,13 +34,20 @@ impl<'a> Network<'a> {
             let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
             let rank = pair.map(|p| p.rank);
             let magnitude = pair.and_then(|p| p.magnitude.as_ref());
+            let offset = pair.is_some_and(|p| p.offset.is_some());
+            let bottleneck = adapter.bottlenecks.get(name).map(|b| Bottleneck {
+                r: b.width(),
+                parts: b.tensors().map(|(_, t)| leaf(t.len(), t.requires_grad())),
+            });
             let layer = Layer {
+                bottleneck,
                 magnitude: magnitude.map(|t| leaf(n, t.requires_grad())),
                 dropout: pair.is_some_and(|p| p.dropout > 0.0) && tape.recording,
                 has_bias: module.base_tensors().count() > 1,
                 n,
                 k,
                 rank,
+                offset: offset.then(|| leaf(0, false)),
                 w: leaf(n * k, adapter.saved.contains_key(&weight)),
                 a: leaf(rank.unwrap_or(0) * k, pair.is_some_and(|p| p.a.requires_grad())),
                 b: leaf(rank.unwrap_or(0) * n, pair.is_some_and(|p| p.b.requires_grad())),
@@ -173,9 +181,11 @@ pub(super) fn play(model: &Llama, adapter: &Adapter, sizes: &Sizes) -> (Memory, 
 const SCALARS: usize = 256;
 
 fn adapter_bytes(adapter: &Adapter) -> usize {
+    let offset = |p: &LowRank| p.offset.as_ref().map_or(0, |o| o.a.bytes() + o.b.bytes());
     // Beside the magnitudes, a layer keeps the squares of its rows' norms: as many.
     let magnitudes = |p: &LowRank| 2 * p.magnitude.as_ref().map_or(0, |m| m.bytes());
-    let pairs = adapter.layers.values().map(|p| p.a.bytes() + p.b.bytes() + magnitudes(p));
+    let pairs = adapter.layers.values().map(|p| p.a.bytes() + p.b.bytes() + offset(p) + magnitudes(p));
     let whole = adapter.saved.values().chain(adapter.biases.values()).map(|t| t.bytes());
-    pairs.chain(whole).sum()
+    let bottlenecks = adapter.bottlenecks.values().flat_map(|b| b.tensors().map(|(_, t)| t.bytes()));
+    pairs.chain(whole).chain(bottlenecks).sum()
 }

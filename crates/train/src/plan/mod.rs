@@ -1,5 +1,6 @@
 //! What a run is going to do, and the memory it needs.
 
+mod bottleneck;
 mod dora;
 mod llama;
 mod meter;
@@ -9,7 +10,7 @@ mod shadow;
 
 use std::collections::BTreeMap;
 
-use lowrank_lora::{Adapter, Host};
+use lowrank_lora::{Adapter, Host, Method};
 use lowrank_models::Llama;
 use serde::Serialize;
 
@@ -58,7 +59,7 @@ pub struct Plan {
 pub struct Memory {
     /// The model's weights and rotary tables.
     pub weights: usize,
-    /// The adapter's weights.
+    /// The adapter's weights, and what its init took off the base.
     pub adapter: usize,
     /// Their gradients, as far as they exist at that moment.
     pub gradients: usize,
@@ -80,7 +81,9 @@ impl Plan {
     pub fn new(model: &Llama, adapter: &Adapter, data: &Dataset, options: &Options) -> Self {
         let report = adapter.report(model);
         let mut targets: BTreeMap<&str, usize> = BTreeMap::new();
-        for name in adapter.layers.keys() {
+        let whole = adapter.saved.keys().filter_map(|p| p.strip_suffix(".weight"));
+        let whole = whole.filter(|_| adapter.config.method == Method::Full);
+        for name in adapter.layers.keys().chain(adapter.bottlenecks.keys()).map(String::as_str).chain(whole) {
             *targets.entry(name.rsplit('.').next().unwrap_or(name)).or_default() += 1;
         }
         let examples = data.train.len();

@@ -14,7 +14,7 @@ pub struct Family {
     pub count: usize,
     /// Shape of each one's weight.
     pub shape: Vec<usize>,
-    /// Rank of each one's pair; none where there is no pair.
+    /// Rank of each one's pair, or width of its bottleneck; none where there is neither.
     pub rank: Option<usize>,
     /// Whether its weight is trained and saved whole.
     pub whole: bool,
@@ -45,14 +45,16 @@ pub fn families(host: &dyn Host, adapter: &Adapter) -> Vec<Family> {
             adapter.saved.get(&key).or(adapter.biases.get(&key)).map_or(0, |t| t.len())
         };
         let parts = pair.map_or_else(Vec::new, |p| [Some(&p.a), Some(&p.b), p.magnitude.as_ref()].into());
-        let trained = parts.into_iter().flatten().filter(|t| t.requires_grad());
+        let bottleneck = adapter.bottlenecks.get(name);
+        let behind = bottleneck.into_iter().flat_map(|b| b.tensors().map(|(_, t)| t));
+        let trained = parts.into_iter().flatten().chain(behind).filter(|t| t.requires_grad());
         let pair_len: usize = trained.map(|t| t.len()).sum();
         let new = Family {
             name: star(name),
             kind: m.kind().to_string(),
             count: 1,
             shape: m.base_tensors().next().map_or_else(Vec::new, |t| t.shape().to_vec()),
-            rank: pair.map(|p| p.rank),
+            rank: pair.map(|p| p.rank).or(bottleneck.map(|b| b.width())),
             whole: adapter.saved.contains_key(&format!("{name}.weight")),
             trainable: pair_len + of("weight") + of("bias"),
         };

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use super::bottleneck::Bottleneck;
 use super::dora::Dora;
 use super::meter::Bytes;
 use super::shadow::{Grads, Meta, Shadow, Tape};
@@ -20,6 +21,7 @@ pub(super) enum Rule {
         r: usize,
         _x: Shadow,
         _h: Rc<Bytes>,
+        _pair: Vec<Shadow>,
     },
     Dora(Box<Dora>),
     LoraEmbedding {
@@ -35,6 +37,8 @@ pub(super) enum Rule {
         _more: Option<Rc<Bytes>>,
     },
     Reshape,
+    /// Its first part is trained, the other frozen.
+    Concat,
     Add,
     CrossEntropy {
         logits: Rc<Bytes>,
@@ -86,6 +90,10 @@ impl Rule {
                 slots.into_iter().for_each(|slot| grads.put(slot));
             }
             Rule::Reshape => grads.give(0, gy),
+            Rule::Concat => {
+                let slot = grads.slot(0);
+                grads.put(slot);
+            }
             Rule::Add => match (grads.wants(0), grads.wants(1)) {
                 (true, true) => {
                     grads.give(0, gy.clone());
@@ -101,6 +109,8 @@ impl Rule {
 
 /// A linear layer's trainable parts and rank.
 pub(super) struct Layer {
+    /// Behind the layer.
+    pub(super) bottleneck: Option<Bottleneck>,
     /// DoRA's magnitudes.
     pub(super) magnitude: Option<Rc<Meta>>,
     pub(super) dropout: bool,
@@ -108,6 +118,8 @@ pub(super) struct Layer {
     pub(super) n: usize,
     pub(super) k: usize,
     pub(super) rank: Option<usize>,
+    /// Its init took a pair of the same rank off the base; stands for every frozen tensor.
+    pub(super) offset: Option<Rc<Meta>>,
     /// W, A, B, bias: frozen ones have `needs` false.
     pub(super) w: Rc<Meta>,
     pub(super) a: Rc<Meta>,
@@ -116,24 +128,64 @@ pub(super) struct Layer {
 }
 
 impl Tape {
-    /// `x Wᵀ + bias` of m rows, with the low-rank branch if the layer has one.
+    /// `x Wᵀ + bias` of m rows, with the low-rank branch and the bottleneck if the layer has them.
     pub(super) fn linear(&self, x: &Shadow, m: usize, l: &Layer) -> Shadow {
+        let y = self.adapted(x, m, l);
+        match &l.bottleneck {
+            None => y,
+            Some(b) => self.bottleneck(&y, [m, l.n], b),
+        }
+    }
+
+    fn adapted(&self, x: &Shadow, m: usize, l: &Layer) -> Shadow {
         let (n, k) = (l.n, l.k);
         if let (Some(r), Some(magnitude)) = (l.rank, &l.magnitude) {
             return self.dora(x, m, l, r, magnitude);
         }
+        match (l.rank, &l.offset) {
+            (None, _) => self.product(x, [m, n, k], [&l.w, &l.bias]),
+            (Some(r), None) => self.lora(x, [m, n, k], r, [&l.w, &l.a, &l.b, &l.bias], Vec::new()),
+            (Some(r), Some(o)) if !l.dropout => {
+                let joined = |part: &Rc<Meta>, len: usize| self.record(self.fresh(len), &[part], || Rule::Concat);
+                let (a, b) = (joined(&l.a, 2 * r * k), joined(&l.b, 2 * r * n));
+                self.lora(x, [m, n, k], 2 * r, [&l.w, &a.meta, &b.meta, &l.bias], vec![a.clone(), b.clone()])
+            }
+            (Some(r), Some(o)) => {
+                let y = self.lora(x, [m, n, k], r, [&l.w, o, o, &l.bias], Vec::new());
+                let plain = |x: &Shadow| {
+                    let y = self.fresh(x.meta.bytes / self.size);
+                    self.record(y, &[&x.meta], || Rule::Plain { flops: 0, _saved: Vec::new(), _more: None })
+                };
+                let h = self.product(&plain(x), [m, r, k], [&l.a, o]);
+                self.add(&y, &plain(&self.product(&h, [m, n, r], [&l.b, o])))
+            }
+        }
+    }
+
+    pub(super) fn product(&self, x: &Shadow, [m, n, k]: [usize; 3], [w, bias]: [&Rc<Meta>; 2]) -> Shadow {
         let y = self.fresh(m * n);
         self.meter.forward(2 * m * n * k);
-        let Some(r) = l.rank else {
-            let saved = l.w.needs.then(|| x.clone());
-            return self.record(y, &[&x.meta, &l.w, &l.bias], || Rule::Linear { mnk: [m, n, k], _x: saved });
-        };
+        let saved = w.needs.then(|| x.clone());
+        self.record(y, &[&x.meta, w, bias], || Rule::Linear { mnk: [m, n, k], _x: saved })
+    }
+
+    /// `pair` is what of A and B must be kept because nobody else does.
+    fn lora(
+        &self,
+        x: &Shadow,
+        [m, n, k]: [usize; 3],
+        r: usize,
+        [w, a, b, bias]: [&Rc<Meta>; 4],
+        pair: Vec<Shadow>,
+    ) -> Shadow {
+        let y = self.fresh(m * n);
+        self.meter.forward(2 * m * n * k);
         let h = self.alloc(m * r);
         // s h, for the time of the call.
         drop(self.alloc(m * r));
         self.meter.forward(2 * m * r * (n + k));
-        let inputs = [&x.meta, &l.w, &l.a, &l.b, &l.bias];
-        self.record(y, &inputs, || Rule::Lora { mnk: [m, n, k], r, _x: x.clone(), _h: h })
+        let inputs = [&x.meta, w, a, b, bias];
+        self.record(y, &inputs, || Rule::Lora { mnk: [m, n, k], r, _x: x.clone(), _h: h, _pair: pair })
     }
 
     /// Rows of a table, with the low-rank branch if the layer has one. `l` is `[dim, vocab]`.

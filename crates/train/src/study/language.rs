@@ -7,7 +7,7 @@ use lowrank_lora::{Adapter, LoraConfig, Targets};
 use lowrank_models::Llama;
 
 use super::{Report, mean, spread};
-use crate::{Cell, CellResult, Chart, Dataset, Length, Options, Result, Series, Sweep, sweep};
+use crate::{Cell, CellResult, Chart, Dataset, Length, Options, Result, Series, Sweep, start_adapter, sweep};
 
 /// Learning rates of which each setting gets its best.
 const LRS: [f64; 3] = [3e-3, 1e-2, 3e-2];
@@ -90,7 +90,7 @@ fn run(
     for setting in &*settings {
         for lr in LRS {
             for seed in 0..effort.seeds {
-                let adapter = Adapter::create(model, "default", setting.config.clone(), seed)?;
+                let (adapter, _) = start_adapter(model, setting.config.clone(), data, seed, stop)?;
                 let options = Options {
                     batch: effort.batch,
                     length: Length::Steps(effort.steps),
@@ -111,7 +111,7 @@ fn run(
     Ok(result)
 }
 
-fn method(data: &Dataset, effort: Effort, base_loss: f64, rest: &str) -> String {
+pub(super) fn base_of_method(data: &Dataset, effort: Effort, base_loss: f64, rest: &str) -> String {
     format!(
         "The built-in model glass-en (Lewis Carroll) is adapted to the built-in Hamlet: {} steps of {} × {} tokens, \
          AdamW, linear schedule, α = 2r. {rest} Every learning rate was tried with {} seeds (init and data order); \
@@ -145,7 +145,7 @@ pub fn rank(model: &mut Llama, data: &Dataset, effort: Effort, ticked: &dyn Fn()
     Ok(Report {
         name: "rank",
         question: "What does the rank buy?".into(),
-        method: method(data, effort, result.base_loss, "All linears but the head carry a pair."),
+        method: base_of_method(data, effort, result.base_loss, "All linears but the head carry a pair."),
         tables: vec![("Held-out loss after training:".into(), rows)],
         chart: Chart {
             title: "held-out loss by rank, where it is below the base's".into(),
@@ -195,7 +195,7 @@ pub fn targets(
     Ok(Report {
         name: "targets",
         question: "Which layers deserve the parameters?".into(),
-        method: method(data, effort, result.base_loss, &rest),
+        method: base_of_method(data, effort, result.base_loss, &rest),
         tables: vec![("Held-out loss after training:".into(), rows)],
         chart: Chart {
             title: format!("held-out loss with about {budget} parameters, where it is below the base's"),
@@ -207,8 +207,11 @@ pub fn targets(
     })
 }
 
-/// Steps that [`rank`] and [`targets`] take altogether.
+/// Steps that the studies on a language model take altogether.
 pub fn language_steps(name: &str, effort: Effort) -> usize {
+    if ["family", "methods"].contains(&name) {
+        return super::methods::steps(name, effort);
+    }
     let settings = if name == "rank" { RANKS.len() } else { SETS.len() };
     settings * LRS.len() * effort.seeds as usize * effort.steps
 }

@@ -2,6 +2,7 @@
 //! numbers on the same kind of processor.
 
 mod language;
+mod methods;
 mod starts;
 
 use std::path::Path;
@@ -12,6 +13,7 @@ use crate::sweep::markdown;
 use crate::{Chart, Error, Result};
 
 pub use language::{Effort, language_steps, rank, targets};
+pub use methods::{family, methods};
 pub use starts::starts;
 
 /// What a study found.

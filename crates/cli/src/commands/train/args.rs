@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use lowrank_core::optim::Schedule;
-use lowrank_lora::{Bias, Init, LoraConfig, Targets};
+use lowrank_lora::{Bias, Init, LoraConfig, Method, Targets};
 use lowrank_train::{Length, Options};
 
+use super::init::SaveAs;
 use crate::args::{DataArgs, DeviceArgs, ModelArgs};
 
 /// Options of `train`.
@@ -16,7 +17,21 @@ Examples:
       fine-tunes the built-in model on the built-in text
   lowrank train --model ./SmolLM2-135M --data notes.txt --rank 16 --epochs 3 --out notes-lora
   lowrank train --data answers.jsonl --targets q_proj,v_proj --lr 1e-3 --schedule cosine --warmup 10
-  lowrank train --targets 're:.*\\.(up|down)_proj' --batch 4 --grad-accum 4 --seq-len 64 --threads 2")]
+  lowrank train --targets 're:.*\\.(up|down)_proj' --batch 4 --grad-accum 4 --seq-len 64 --threads 2
+  lowrank train --init lora-ga --lr 3e-4
+  lowrank train --method full --lr 1e-3
+  lowrank train --init lora-ga:direction=ArB2r,scale=stable,gamma=16,batches=8,estimator=streamed,passes=4
+
+Settings of --init lora-ga, with their defaults (LoRA-GA wants about a tenth of LoRA's learning rate):
+  direction=ArB2r    ArB2r, A2rBr, ArBr or random: which of the gradient's singular vectors A and B get
+  scale=stable       stable (n^1/4 / sqrt gamma), gd (1/s), unit (1) or weight_svd
+  zeta=forward       instead of scale: forward (the same as stable), backward (k^1/4 / sqrt gamma) or a number
+  gamma=16           larger starts smaller
+  norm_clip=false    no element of s B A above the largest of W
+  batches=8,batch=1  micro-batches that the gradient is summed over, and their examples
+  estimator=full     alive=1: gradients in memory at a time; niter=4: iterations of their SVD
+  estimator=streamed passes=4: over the micro-batches (1: cheapest, least exact); forms no gradient, all layers at once
+--init pissa takes the exact SVD, pissa:niter=4 a randomised one; eva:batches=8 looks at so many examples")]
 pub struct Args {
     #[command(flatten)]
     pub model: ModelArgs,
@@ -31,6 +46,10 @@ pub struct Args {
     /// Directory for adapter, metrics, summary and picture; an existing one is not overwritten
     #[arg(long, value_name = "DIR", default_value = "lowrank-out", help_heading = "Output")]
     pub out: PathBuf,
+    /// How an adapter whose init split the base (pissa, olora, lora-ga) is written: plain (rank 2r, exact),
+    /// recompressed (the best of rank r) or pair (adapter and init, for lowrank only)
+    #[arg(long, value_name = "FORM", default_value = "plain", help_heading = "Output")]
+    pub save_as: SaveAs,
     /// Print nothing but errors
     #[arg(long, help_heading = "Output")]
     pub quiet: bool,
@@ -39,15 +58,20 @@ pub struct Args {
 #[derive(clap::Args)]
 #[command(next_help_heading = "Adapter")]
 pub struct AdapterArgs {
+    /// What is trained of the targeted layers: lora (a low-rank pair), full (the layers themselves) or bottleneck
+    /// (Houlsby's adapter behind them, --rank wide)
+    #[arg(long, value_name = "M", default_value = "lora")]
+    pub method: Method,
     /// Rank r
     #[arg(long, value_name = "R", default_value_t = 8)]
     pub rank: usize,
     /// α; the branch is scaled by α/r
     #[arg(long, value_name = "X", default_value_t = 16.0)]
     pub alpha: f64,
-    /// Which layers: all-linear, a list as q_proj,v_proj, or re:REGEX
-    #[arg(long, value_name = "T", default_value = "all-linear")]
-    pub targets: Targets,
+    /// Which layers: all-linear, a list as q_proj,v_proj, or re:REGEX [default: all-linear; with --method bottleneck
+    /// o_proj,down_proj, the last ones of a block's two parts]
+    #[arg(long, value_name = "T")]
+    pub targets: Option<Targets>,
     /// Which of them not: a list or re:REGEX
     #[arg(long, value_name = "T")]
     pub exclude: Option<Targets>,
@@ -69,8 +93,9 @@ pub struct AdapterArgs {
     /// Leave A as it starts and train B alone (LoRA-FA)
     #[arg(long)]
     pub freeze_a: bool,
-    /// How A and B start: default, gaussian, both-zero or both-random
-    #[arg(long, value_name = "NAME", default_value = "default")]
+    /// How A and B start: default, gaussian, orthogonal, pissa or pissa:niter=N, olora, eva or eva:batches=N,
+    /// lora-ga or lora-ga:SETTINGS, both-zero or both-random; see below
+    #[arg(long, value_name = "INIT", default_value = "default")]
     pub init: Init,
     /// Which biases are trained: none, all or lora_only
     #[arg(long, value_name = "NAME", default_value = "none")]
@@ -124,6 +149,17 @@ pub struct TrainingArgs {
     pub seed: u64,
 }
 
+impl AdapterArgs {
+    /// As given, else what suits the method: Houlsby's adapter stands behind attention and behind the MLP.
+    fn targets(&self) -> Targets {
+        match &self.targets {
+            Some(targets) => targets.clone(),
+            None if self.method == Method::Bottleneck => Targets::List(vec!["o_proj".into(), "down_proj".into()]),
+            None => Targets::AllLinear,
+        }
+    }
+}
+
 impl Args {
     pub fn options(&self) -> Options {
         let t = &self.training;
@@ -156,12 +192,13 @@ impl Args {
             use_rslora: a.rslora,
             use_dora: a.dora,
             freeze_a: a.freeze_a,
-            targets: a.targets.clone(),
+            targets: a.targets(),
             exclude: a.exclude.clone(),
             layers_to_transform: a.layers.as_ref().map(|n| n.0.clone()),
             bias: a.bias,
             modules_to_save: a.modules_to_save.clone(),
             init: a.init,
+            method: a.method,
             allow_partial: a.allow_partial,
             ..LoraConfig::default()
         }
@@ -175,7 +212,12 @@ impl Args {
             (true, false) => "DoRA",
             (true, true) => "DoRA with α/√r",
         };
-        let mut text = format!("{scale}, r {}, α {}, init {}, on {}", a.rank, a.alpha, a.init, a.targets);
+        let targets = a.targets();
+        let mut text = match a.method {
+            Method::Lora => format!("{scale}, r {}, α {}, init {}, on {targets}", a.rank, a.alpha, a.init),
+            Method::Full => format!("none: the layers themselves are trained, {targets}"),
+            Method::Bottleneck => format!("bottlenecks of width {} behind {targets}", a.rank),
+        };
         if a.freeze_a {
             text += ", A frozen";
         }

@@ -1,14 +1,17 @@
 //! What stands ready before the first step: everything that can be refused has been by then.
 
-use lowrank_core::Device;
-use lowrank_lora::{Adapter, Host};
-use lowrank_models::{Llama, Tokenizer};
-use lowrank_train::{Dataset, check_ranks};
+use std::time::Instant;
 
-use super::Args;
+use lowrank_core::Device;
+use lowrank_lora::{Adapter, Host, InitReport};
+use lowrank_models::{Llama, Tokenizer};
+use lowrank_train::{Dataset, check_ranks, start_adapter};
+
+use super::{Args, stopped};
 use crate::args::load;
 use crate::base::Base;
 use crate::failure::Result;
+use crate::interrupt;
 use crate::show::thousands;
 
 /// Model, data and a fresh adapter.
@@ -20,6 +23,9 @@ pub struct Prepared {
     /// The data's name in messages.
     pub file: String,
     pub adapter: Adapter,
+    /// What an init that looks at data found, and how long the init took.
+    pub init: Option<InitReport>,
+    pub init_seconds: f64,
 }
 
 /// Reads and checks all that the options name.
@@ -28,13 +34,15 @@ pub fn prepare(args: &Args, device: &Device) -> Result<Prepared> {
     options.check()?;
     config.validate()?;
     let source = args.data.read()?;
-    let (base, model, tokenizer) = load(&args.model, None, device)?;
+    let (base, mut model, tokenizer) = load(&args.model, None, device)?;
     let data = args.data.examples(&source, (&model, &tokenizer), options.seed, false)?;
-    let adapter = Adapter::create(&model, "default", config, options.seed)?;
+    let begun = Instant::now();
+    let (adapter, init) = start_adapter(&mut model, config, &data, options.seed, &interrupt::STOP).map_err(stopped)?;
+    let init_seconds = begun.elapsed().as_secs_f64();
     if !options.allow_rank_above_min {
         check_ranks(&adapter)?;
     }
-    Ok(Prepared { base, model, tokenizer, data, file: source.file, adapter })
+    Ok(Prepared { base, model, tokenizer, data, file: source.file, adapter, init, init_seconds })
 }
 
 impl Prepared {

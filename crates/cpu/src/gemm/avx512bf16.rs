@@ -1,0 +1,100 @@
+//! Products of bf16 pairs for AVX512-BF16: tiles of up to 14×32, summed in f32.
+//!
+//! One step takes two depths: `sum += a₀ b₀ + a₁ b₁` per lane (`vdpbf16ps`). A packed row is its bf16 values in order, so one
+//! broadcast of 32 bits is a pair; a row of a panel holds the pairs of its 32 columns. Registers and the order of loads
+//! are those of the f32 kernel, at half the steps. Floor: rows·cols·k/32 of these instructions over the units there are.
+//! The instruction takes denormals for zero and rounds to nearest even whatever the control register says.
+
+// Indices name registers.
+#![allow(clippy::needless_range_loop)]
+
+use std::arch::x86_64::*;
+
+use super::avx512::{self, lanes};
+use super::kernel::{Job, Kernel, STRIDE, by_rows};
+
+const LANES: usize = 16;
+
+pub(crate) static KERNEL: Kernel = Kernel { grain: 2, run, ..avx512::KERNELS };
+
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
+unsafe fn run(rows: usize, job: &Job) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if job.cols > LANES {
+            by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], M => tile::<M, 2>(job))
+        } else {
+            by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], M => tile::<M, 1>(job))
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
+unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
+    let mut sums = [[_mm512_setzero_ps(); V]; M];
+    // SAFETY: rows of a and b by the caller's promise; lanes beyond `cols` are read in b only.
+    unsafe {
+        let (mut a, mut b) = (job.a.cast::<i32>(), job.b);
+        avx512::prefetch::<M, V>(job);
+        for _ in 0..job.k {
+            let mut row = [_mm512_setzero_si512(); V];
+            for v in 0..V {
+                row[v] = _mm512_loadu_si512(b.add(v * LANES).cast());
+            }
+            for i in 0..M {
+                let x = _mm512_set1_epi32(*a.add(i * STRIDE));
+                for v in 0..V {
+                    // SAFETY: both are 512 bits of bf16.
+                    let x = std::mem::transmute::<__m512i, __m512bh>(x);
+                    let y = std::mem::transmute::<__m512i, __m512bh>(row[v]);
+                    sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x, y);
+                }
+            }
+            a = a.add(1);
+            b = b.add(job.b_stride);
+        }
+        avx512::put::<M, V>(&sums, job);
+    }
+}
+
+/// Rounds a row to bf16, in place: value i goes to half-word i; an odd last one gets a zero beside it.
+///
+/// # Safety
+/// The processor has AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
+pub(super) unsafe fn pair_row(row: &mut [f32]) {
+    let (data, len) = (row.as_mut_ptr(), row.len());
+    for i in (0..len).step_by(LANES) {
+        // SAFETY: masked to the row; the result lies at or before what is read next.
+        unsafe {
+            let values = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes(len - i), data.add(i)));
+            let mask = lanes((len - i).next_multiple_of(2)) as __mmask16;
+            let mask = (0..8).fold(0u8, |m, pair| m | (u8::from(mask >> (2 * pair) & 1 == 1) << pair));
+            _mm256_mask_storeu_epi32(data.add(i / 2).cast(), mask, std::mem::transmute::<__m256bh, __m256i>(values));
+        }
+    }
+}
+
+/// Rounds a panel of rows of `width` values to bf16, in place: rows 2i and 2i + 1 become row i of pairs.
+///
+/// # Safety
+/// The processor has AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
+pub(super) unsafe fn pair_columns(panel: &mut [f32], width: usize) {
+    let depth = panel.len() / width;
+    let data = panel.as_mut_ptr();
+    for p in (0..depth).step_by(2) {
+        for j in (0..width).step_by(LANES) {
+            // SAFETY: rows p and p + 1, if there is one, lie in the panel, whose width is a multiple of the lanes; row
+            // p/2 was read before.
+            unsafe {
+                let at = data.add(p * width + j);
+                let low = _mm512_loadu_ps(at);
+                let high = if p + 1 < depth { _mm512_loadu_ps(at.add(width)) } else { _mm512_setzero_ps() };
+                let half = |x| _mm512_cvtepu16_epi32(std::mem::transmute::<__m256bh, __m256i>(_mm512_cvtneps_pbh(x)));
+                let pairs = _mm512_or_si512(half(low), _mm512_slli_epi32::<16>(half(high)));
+                _mm512_storeu_si512(data.add(p / 2 * width + j).cast(), pairs);
+            }
+        }
+    }
+}

@@ -1,0 +1,35 @@
+"""What PEFT leaves of an adapter whose init splits the base, and what it computes.
+
+usage: make_residual.py MODEL_DIR OUT_DIR [INIT]      (INIT: pissa, olora, …)
+needs: torch transformers peft safetensors  (CPU is enough)
+
+OUT_DIR gets
+  trained/  the adapter over the residual base, A and B moved away from their start
+  start/    the adapter before that, saved as PEFT's documentation does for path_initial_model_for_weight_conversion
+  golden.safetensors   input_ids [1,8] i64 · logits [1,8,V] of the residual base with the trained adapter
+All in f32.
+"""
+import sys
+import torch, transformers
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import save_file
+
+src, out = sys.argv[1:3]
+init = sys.argv[3] if len(sys.argv) > 3 else "pissa"
+torch.manual_seed(0)
+model = transformers.AutoModelForCausalLM.from_pretrained(src, dtype=torch.float32)
+config = LoraConfig(r=4, lora_alpha=8, target_modules=["q_proj"], init_lora_weights=init, task_type="CAUSAL_LM")
+model = get_peft_model(model, config)
+saved = model.peft_config["default"]
+saved.base_model_name_or_path = None
+saved.init_lora_weights = True
+model.save_pretrained(f"{out}/start")
+saved.init_lora_weights = init
+with torch.no_grad():
+    for name, p in model.named_parameters():
+        if "lora_" in name:
+            p.add_(0.02 * torch.randn_like(p))
+model.save_pretrained(f"{out}/trained")
+ids = torch.randint(3, 900, (1, 8))
+logits = model(input_ids=ids).logits.detach()
+save_file({"input_ids": ids, "logits": logits.contiguous()}, f"{out}/golden.safetensors")
