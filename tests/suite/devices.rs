@@ -56,6 +56,11 @@ impl Target {
         required().iter().any(|name| name == self.base) || self.open().is_ok()
     }
 
+    /// Whether it is an NVIDIA GPU, or the interpreter in its place, where everything takes long.
+    pub fn is_cuda(&self) -> bool {
+        self.base == "cuda"
+    }
+
     /// Whether it is the f64 oracle.
     pub fn is_reference(&self) -> bool {
         self.base == "reference"

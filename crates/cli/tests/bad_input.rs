@@ -27,7 +27,7 @@ fn options() {
         (&["--alpha", "nan"], &["lora_alpha"]),
         (&["--dropout", "1"], &["lora_dropout", "1"]),
         (&["--targets", "c_attn"], &["c_attn", "q_proj"]),
-        (&["--device", "cuda"], &["cuda", "--device cpu"]),
+        (&["--device", "cuda:x"], &["cuda:x", "unknown device"]),
         (&["--device", "tpu"], &["tpu", "unknown device"]),
         (&["--precision", "tf32"], &["cpu", "precision tf32"]),
         (&["--threads", "0"], &["--threads"]),

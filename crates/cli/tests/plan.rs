@@ -123,7 +123,7 @@ fn a_study_leaves_a_table_and_a_picture() {
     assert_eq!(listing(&dir.path().join("a/b")), ["starts.md", "starts.svg"]);
     let table = fs::read_to_string(dir.path().join("a/b/starts.md")).unwrap();
     assert!(table.contains("`lowrank study starts --steps 3 --seeds 1`") && table.contains("(starts.svg)"), "{table}");
-    for bad in [&["--steps", "0"][..], &["--seeds", "0"], &["--device", "cuda"]] {
+    for bad in [&["--steps", "0"][..], &["--seeds", "0"], &["--device", "tpu"]] {
         fails(dir.path(), &[&["study", "starts", "--out", "x"], bad].concat());
     }
     assert_eq!(run(dir.path(), &["study", "nonsense"]).status.code(), Some(2));

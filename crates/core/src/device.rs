@@ -47,6 +47,12 @@ impl Device {
         Device::new(Arc::new(lowrank_cpu::Cpu::from_env()?))
     }
 
+    /// An NVIDIA GPU through its driver, by its number in `lowrank devices`.
+    #[cfg(feature = "cuda")]
+    pub fn cuda(index: usize) -> Result<Self> {
+        Device::new(Arc::new(lowrank_cuda::Cuda::new(index)?))
+    }
+
     /// A GPU through Vulkan, Metal or DX12, by its number in `lowrank devices`.
     #[cfg(feature = "wgpu")]
     pub fn wgpu(index: usize) -> Result<Self> {
@@ -80,6 +86,8 @@ impl Device {
         match kind {
             "reference" => Device::reference(),
             // A GPU before the CPU, but not a processor that pretends to be one.
+            #[cfg(feature = "cuda")]
+            "auto" if real_gpu() => Device::cuda(0),
             #[cfg(feature = "wgpu")]
             "auto" if lowrank_wgpu::adapters().first().is_some_and(|adapter| !adapter.software) => Device::wgpu(0),
             #[cfg(feature = "cpu")]
@@ -90,7 +98,10 @@ impl Device {
             "wgpu" => Device::wgpu(index.and_then(|i| i.parse().ok()).unwrap_or(0)),
             #[cfg(not(feature = "wgpu"))]
             "wgpu" => unknown(compiled_out("wgpu")),
-            "cuda" => unknown("this version of lowrank has no such backend yet; use --device cpu".into()),
+            #[cfg(feature = "cuda")]
+            "cuda" => Device::cuda(index.and_then(|i| i.parse().ok()).unwrap_or(0)),
+            #[cfg(not(feature = "cuda"))]
+            "cuda" => unknown(compiled_out("cuda")),
             _ => unknown("unknown device; write cpu, cuda[:i], wgpu[:i] or auto".into()),
         }
     }
@@ -187,7 +198,13 @@ impl Device {
     }
 }
 
-#[cfg(not(all(feature = "cpu", feature = "wgpu")))]
+/// Whether the first NVIDIA GPU is there, and one that kernels run on.
+#[cfg(feature = "cuda")]
+fn real_gpu() -> bool {
+    lowrank_cuda::devices().is_ok_and(|all| all.first().is_some_and(|gpu| !gpu.simulated && gpu.usable().is_ok()))
+}
+
+#[cfg(not(all(feature = "cpu", feature = "cuda", feature = "wgpu")))]
 fn compiled_out(feature: &str) -> String {
     format!(
         "this lowrank was built without the feature `{feature}`; add it with: cargo install lowrank-cli --features {feature}"

@@ -6,7 +6,8 @@
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::codes::{Code, INVALID_VALUE, NO_DEVICE, UNKNOWN};
+use crate::codes::{Code, INVALID_CONTEXT, INVALID_VALUE, NO_DEVICE, UNKNOWN};
+use crate::context::current;
 use crate::state::{STATE, State};
 
 pub(crate) type R<T = ()> = Result<T, Code>;
@@ -113,6 +114,9 @@ pub(crate) fn enter(sticky: bool, f: impl FnOnce(&mut State) -> R) -> c_int {
         let mut s = STATE.lock().unwrap_or_else(|e| e.into_inner());
         if sticky && let Some(code) = s.fault {
             return code;
+        }
+        if sticky && s.initialised && current() == 0 {
+            return INVALID_CONTEXT;
         }
         f(&mut s).err().unwrap_or(0)
     });

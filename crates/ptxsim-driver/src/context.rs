@@ -1,11 +1,29 @@
 //! Initialisation, the one device, and its context.
 
+use std::cell::RefCell;
 use std::ffi::{c_char, c_int, c_uint};
 
 use crate::abi::{Out, R, api};
 use crate::codes::*;
 use crate::state::{SHARED_DEFAULT, SHARED_OPTIN, State, TOTAL_MEMORY};
 
+thread_local! {
+    /// The contexts of this thread, the current one last.
+    static STACK: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The context of this thread; 0 if there is none.
+pub(crate) fn current() -> u64 {
+    STACK.with_borrow(|s| s.last().copied().unwrap_or(0))
+}
+
+/// There is one context, the primary one of the one device, while somebody holds it.
+fn context(s: &State, c: u64) -> R {
+    s.ready()?;
+    if c == PRIMARY && s.contexts > 0 { Ok(()) } else { Err(INVALID_CONTEXT) }
+}
+
+const PRIMARY: u64 = 1;
 const NAME: &str = "ptxsim (simulated)";
 
 fn device(s: &State, d: c_int) -> R {
@@ -82,36 +100,40 @@ api! {
     fn cuDevicePrimaryCtxRetain(o: Out<u64>, d: c_int) |s| {
         device(s, d)?;
         s.contexts += 1;
-        o.set(1)
+        o.set(PRIMARY)
     }
     fn cuDevicePrimaryCtxRelease_v2(d: c_int) |s| {
         device(s, d)?;
-        s.contexts = s.contexts.saturating_sub(1);
+        s.contexts = s.contexts.checked_sub(1).ok_or(INVALID_CONTEXT)?;
         Ok(())
     }
     fn cuCtxGetCurrent(o: Out<u64>) |s| {
         s.ready()?;
-        o.set(s.current)
+        o.set(current())
     }
     fn cuCtxSetCurrent(c: u64) |s| {
         s.ready()?;
-        if c > 1 {
-            return Err(INVALID_CONTEXT);
+        if c != 0 {
+            context(s, c)?;
         }
-        s.current = c;
+        STACK.with_borrow_mut(|stack| {
+            stack.pop();
+            stack.extend((c != 0).then_some(c));
+        });
         Ok(())
     }
     fn cuCtxPushCurrent_v2(c: u64) |s| {
-        s.ready()?;
-        s.current = c;
+        context(s, c)?;
+        STACK.with_borrow_mut(|stack| stack.push(c));
         Ok(())
     }
     fn cuCtxPopCurrent_v2(o: Out<u64>) |s| {
         s.ready()?;
-        o.set_opt(s.current)
+        let c = STACK.with_borrow_mut(Vec::pop).ok_or(INVALID_CONTEXT)?;
+        o.set_opt(c)
     }
     fn cuCtxGetDevice(o: Out<c_int>) |s| {
-        s.ready()?;
+        context(s, current())?;
         o.set(0)
     }
     fn cuCtxSetFlags(_flags: c_uint) |s| { s.ready() }

@@ -50,6 +50,12 @@ fn reports_faults() {
 }
 
 #[test]
+fn enforces_what_drivers_enforce() {
+    let text = inner("inner_enforces", true);
+    assert!(text.contains("use after free"), "{text}");
+}
+
+#[test]
 fn answers_only_when_asked() {
     inner("inner_refuses", false);
 }
@@ -208,4 +214,157 @@ fn inner_refuses() {
     assert!(unsafe { sys::is_culib_present() });
     let e = cudarc::driver::result::init().unwrap_err();
     assert_eq!(e.0, sys::CUresult::CUDA_ERROR_NO_DEVICE);
+}
+
+#[test]
+#[ignore = "started by enforces_what_drivers_enforce"]
+fn inner_enforces() {
+    use std::ptr::null_mut;
+    use sys::CUresult as E;
+    let mut p = 0;
+    // Without a context nothing works but asking for one.
+    assert_eq!(unsafe { sys::cuMemAlloc_v2(&mut p, 16) }, E::CUDA_ERROR_NOT_INITIALIZED);
+    cudarc::driver::result::init().unwrap();
+    assert_eq!(unsafe { sys::cuMemAlloc_v2(&mut p, 16) }, E::CUDA_ERROR_INVALID_CONTEXT);
+    assert_eq!(unsafe { sys::cuCtxSetCurrent(0x77 as *mut _) }, E::CUDA_ERROR_INVALID_CONTEXT);
+    let ctx = CudaContext::new(0).unwrap();
+    let other = std::thread::spawn(|| {
+        let mut q = 0;
+        unsafe { sys::cuMemAlloc_v2(&mut q, 16) }
+    });
+    assert_eq!(other.join().unwrap(), E::CUDA_ERROR_INVALID_CONTEXT);
+    // Memory: sizes, ends, use after free, double free.
+    let host = [0u8; 64];
+    let copy = |d: u64, n: usize| unsafe { sys::cuMemcpyHtoD_v2(d, host.as_ptr().cast(), n) };
+    assert_eq!(unsafe { sys::cuMemAlloc_v2(&mut p, 0) }, E::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(unsafe { sys::cuMemAlloc_v2(&mut p, usize::MAX / 2) }, E::CUDA_ERROR_OUT_OF_MEMORY);
+    assert_eq!(unsafe { sys::cuMemAlloc_v2(&mut p, 48) }, E::CUDA_SUCCESS);
+    assert_eq!(copy(p, 48), E::CUDA_SUCCESS);
+    assert_eq!(copy(p, 49), E::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(unsafe { sys::cuMemsetD32_v2(p + 2, 0, 4) }, E::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(unsafe { sys::cuMemFree_v2(p + 16) }, E::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(unsafe { sys::cuMemFree_v2(p) }, E::CUDA_SUCCESS);
+    assert_eq!(copy(p, 16), E::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(unsafe { sys::cuMemFree_v2(p) }, E::CUDA_ERROR_INVALID_VALUE);
+    // Modules and launches.
+    let text = std::ffi::CString::new(PTX).unwrap();
+    let (mut m, mut axpy, mut big) = (null_mut(), null_mut(), null_mut());
+    assert_eq!(unsafe { sys::cuModuleLoadData(&mut m, text.as_ptr().cast()) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuModuleGetFunction(&mut axpy, m, c"axpy".as_ptr()) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuModuleGetFunction(&mut big, m, c"big".as_ptr()) }, E::CUDA_SUCCESS);
+    let mut x = 0;
+    assert_eq!(unsafe { sys::cuMemAlloc_v2(&mut x, 4096) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuMemsetD8_v2(x, 0, 4096) }, E::CUDA_SUCCESS);
+    let (mut a, mut n) = (2f32, 100u32);
+    let mut args = [(&raw mut x).cast(), (&raw mut x).cast(), (&raw mut a).cast(), (&raw mut n).cast()];
+    let mut go = |f, grid: [u32; 3], block: [u32; 3], shared| unsafe {
+        sys::cuLaunchKernel(
+            f,
+            grid[0],
+            grid[1],
+            grid[2],
+            block[0],
+            block[1],
+            block[2],
+            shared,
+            null_mut(),
+            args.as_mut_ptr(),
+            null_mut(),
+        )
+    };
+    assert_eq!(go(axpy, [1; 3], [128, 1, 1], 0), E::CUDA_SUCCESS);
+    for (grid, block, shared) in [
+        ([1; 3], [1025, 1, 1], 0),
+        ([1; 3], [32, 32, 2], 0),
+        ([1; 3], [1, 1, 65], 0),
+        ([1; 3], [0, 1, 1], 0),
+        ([0, 1, 1], [32, 1, 1], 0),
+        ([1, 65536, 1], [32, 1, 1], 0),
+        ([1, 1, 65536], [32, 1, 1], 0),
+        ([1; 3], [32, 1, 1], 48 * 1024 + 1),
+    ] {
+        assert_eq!(go(axpy, grid, block, shared), E::CUDA_ERROR_INVALID_VALUE, "{grid:?} {block:?} {shared}");
+    }
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    assert_eq!(unsafe { sys::cuFuncSetAttribute(big, attribute, 227 * 1024 + 1) }, E::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(unsafe { sys::cuFuncSetAttribute(big, attribute, 227 * 1024) }, E::CUDA_SUCCESS);
+    // Arguments: none, and a buffer of the wrong size.
+    let launch = |args: *mut *mut std::ffi::c_void, extra: *mut *mut std::ffi::c_void| unsafe {
+        sys::cuLaunchKernel(axpy, 1, 1, 1, 32, 1, 1, 0, null_mut(), args, extra)
+    };
+    assert_eq!(launch(null_mut(), null_mut()), E::CUDA_ERROR_INVALID_VALUE);
+    let mut block = [0u8; 64];
+    block[..8].copy_from_slice(&x.to_le_bytes());
+    block[8..16].copy_from_slice(&x.to_le_bytes());
+    for (mut size, want) in
+        [(24usize, E::CUDA_SUCCESS), (20, E::CUDA_ERROR_INVALID_VALUE), (32, E::CUDA_ERROR_INVALID_VALUE)]
+    {
+        let mut extra = [
+            std::ptr::without_provenance_mut(1),
+            block.as_mut_ptr().cast(),
+            std::ptr::without_provenance_mut(2),
+            (&raw mut size).cast(),
+            null_mut::<std::ffi::c_void>(),
+        ];
+        assert_eq!(launch(null_mut(), extra.as_mut_ptr()), want, "{size}");
+    }
+    // Streams, capture and graphs.
+    let (mut s, mut g, mut exec) = (null_mut(), null_mut(), null_mut());
+    let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+    assert_eq!(unsafe { sys::cuStreamCreate(&mut s, 1) }, E::CUDA_SUCCESS);
+    assert_ne!(unsafe { sys::cuStreamBeginCapture_v2(null_mut(), mode) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuStreamEndCapture(s, &mut g) }, E::CUDA_ERROR_INVALID_VALUE);
+    assert_eq!(unsafe { sys::cuStreamBeginCapture_v2(s, mode) }, E::CUDA_SUCCESS);
+    assert_ne!(unsafe { sys::cuStreamSynchronize(s) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuStreamEndCapture(s, &mut g) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuGraphInstantiateWithFlags(&mut exec, g, 0) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuGraphLaunch(exec, s) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuGraphExecDestroy(exec) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuGraphLaunch(exec, s) }, E::CUDA_ERROR_INVALID_HANDLE);
+    assert_eq!(unsafe { sys::cuStreamDestroy_v2(s) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuStreamSynchronize(s) }, E::CUDA_ERROR_INVALID_HANDLE);
+    // Tensor maps: address, stride, box, width of the swizzle.
+    #[repr(C, align(64))]
+    struct Map(sys::CUtensorMap);
+    let encode = |base: u64, stride: u64, inner: u32, swizzle| {
+        let mut map = Map(unsafe { std::mem::zeroed() });
+        unsafe {
+            sys::cuTensorMapEncodeTiled(
+                &mut map.0,
+                sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+                2,
+                base as *mut _,
+                [16u64, 8].as_ptr(),
+                [stride].as_ptr(),
+                [inner, 4].as_ptr(),
+                [1u32, 1].as_ptr(),
+                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
+                swizzle,
+                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_NONE,
+                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
+            )
+        }
+    };
+    use sys::CUtensorMapSwizzle::{CU_TENSOR_MAP_SWIZZLE_32B as B32, CU_TENSOR_MAP_SWIZZLE_NONE as PLAIN};
+    assert_eq!(encode(x, 64, 8, PLAIN), E::CUDA_SUCCESS);
+    for (base, stride, inner, swizzle) in [
+        (x + 8, 64, 8, PLAIN),
+        (x, 72, 8, PLAIN),
+        (x, 1 << 40, 8, PLAIN),
+        (x, 64, 0, PLAIN),
+        (x, 64, 3, PLAIN),
+        (x, 64, 260, PLAIN),
+        (x, 64, 16, B32),
+    ] {
+        assert_eq!(encode(base, stride, inner, swizzle), E::CUDA_ERROR_INVALID_VALUE, "{stride} {inner}");
+    }
+    // A kernel that uses what was freed; the error stays.
+    x = p;
+    args = [(&raw mut x).cast(), (&raw mut x).cast(), (&raw mut a).cast(), (&raw mut n).cast()];
+    let r = unsafe { sys::cuLaunchKernel(axpy, 1, 1, 1, 32, 1, 1, 0, null_mut(), args.as_mut_ptr(), null_mut()) };
+    assert_eq!(r, E::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!(unsafe { sys::cuMemAlloc_v2(&mut p, 16) }, E::CUDA_ERROR_ILLEGAL_ADDRESS);
+    assert_eq!(unsafe { sys::cuModuleUnload(m) }, E::CUDA_SUCCESS);
+    assert_eq!(unsafe { sys::cuModuleUnload(m) }, E::CUDA_ERROR_INVALID_HANDLE);
+    drop(ctx);
 }

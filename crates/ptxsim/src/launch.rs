@@ -1,5 +1,7 @@
 //! A launch: what the host asks for, and the checks a driver would make before it starts.
 
+use std::sync::atomic::AtomicU32;
+
 use crate::error::{Error, Result};
 use crate::exec;
 use crate::ir::{Const, Inst, Kernel, Lanes, Op, Special};
@@ -10,6 +12,11 @@ use crate::schedule::{in_turn, in_waves};
 
 /// Shared memory of one CTA on the largest supported GPU.
 const MAX_SHARED: usize = 227 * 1024;
+/// What a driver keeps of it for itself, beyond that limit.
+pub(crate) const RESERVED_SHARED: usize = 1024;
+
+/// Local memory of all threads of one CTA; a device runs out of memory somewhere there, too.
+const MAX_LOCAL: u64 = 128 << 20;
 
 /// One kernel argument.
 #[derive(Clone, Debug, PartialEq)]
@@ -74,7 +81,7 @@ impl Default for Config {
             shared: 0,
             races: true,
             count: false,
-            step_limit: 1 << 28,
+            step_limit: 1 << 26,
         }
     }
 }
@@ -120,9 +127,11 @@ pub fn launch_raw(module: &Module, entry: &str, mem: &mut Memory, cfg: &Config, 
         )));
     }
     let cluster = check(k, cfg)?;
+    let explicit_cluster = k.limits.cluster.is_some() || cfg.cluster != [1; 3];
     let vars = module.place(mem)?;
     let dynamic_at = (k.shared_bytes as usize).next_multiple_of(k.shared_align.max(16) as usize);
     let shared_len = if cfg.shared > 0 { dynamic_at + cfg.shared } else { k.shared_bytes as usize };
+    let reserved_at = shared_len.next_multiple_of(16);
     if shared_len > MAX_SHARED {
         return Err(Error::launch(format!("{shared_len} bytes of shared memory, more than {MAX_SHARED}")));
     }
@@ -143,11 +152,15 @@ pub fn launch_raw(module: &Module, entry: &str, mem: &mut Memory, cfg: &Config, 
         block: cfg.block,
         cluster,
         dynamic: cfg.shared as u32,
-        shared_len,
+        shared_len: if k.reserved { reserved_at + RESERVED_SHARED } else { shared_len },
+        total_shared: shared_len,
+        reserved_at,
+        explicit_cluster,
         races: cfg.races,
         count: cfg.count,
         step_limit: cfg.step_limit,
         workspace,
+        stopped: AtomicU32::new(u32::MAX),
     };
     let units = (cfg.grid[0] as u64 * cfg.grid[1] as u64 * cfg.grid[2] as u64
         / (cluster[0] as u64 * cluster[1] as u64 * cluster[2] as u64)) as u32;
@@ -162,6 +175,10 @@ fn check(k: &Kernel, cfg: &Config) -> Result<[u32; 3]> {
     let threads = cfg.block.iter().fold(1u64, |a, b| a.saturating_mul(*b as u64));
     if threads == 0 || threads > 1024 || cfg.block[2] > 64 {
         return Err(Error::launch(format!("block of {:?} threads (1–1024 in all, at most 64 in z)", cfg.block)));
+    }
+    let local = threads * k.local_bytes as u64;
+    if local > MAX_LOCAL {
+        return Err(Error::launch(format!("{local} bytes of local memory for one block, more than {MAX_LOCAL}")));
     }
     let ctas = cfg.grid.iter().fold(1u64, |a, b| a.saturating_mul(*b as u64));
     if ctas == 0 || cfg.grid[0] > i32::MAX as u32 || cfg.grid[1] > 65535 || cfg.grid[2] > 65535 || ctas >= 1 << 32 {

@@ -7,7 +7,7 @@ use crate::ast::Var;
 use crate::error::{Error, Result};
 use crate::ir::Kernel;
 use crate::mem::device::Memory;
-use crate::types::Space;
+use crate::types::{Space, function_address};
 use crate::{lower, parse};
 
 static NEXT: AtomicU64 = AtomicU64::new(1);
@@ -22,6 +22,8 @@ pub struct Module {
     kernels: HashMap<String, Kernel>,
     names: Vec<String>,
     target: String,
+    /// Functions whose addresses initialisers may hold.
+    functions: HashMap<String, u64>,
 }
 
 /// What a launch needs to know about a kernel.
@@ -52,6 +54,10 @@ impl Module {
     /// With the line of the first thing that is malformed or not implemented.
     pub fn parse(src: &str) -> Result<Self> {
         let ast = parse::parse(src)?;
+        let device = ast.vars.iter().filter(|v| matches!(v.space, Space::Global | Space::Const));
+        if device.filter_map(|v| v.size).fold(0u64, u64::saturating_add) > parse::MAX_BYTES {
+            return Err(Error::syntax(1, format!("variables of more than {} bytes", parse::MAX_BYTES)));
+        }
         let (mut kernels, mut names) = (HashMap::new(), Vec::new());
         for f in ast.funcs.iter().filter(|f| f.entry && f.body.is_some()) {
             if kernels.insert(f.name.clone(), lower::kernel(&ast, f)?).is_some() {
@@ -60,7 +66,9 @@ impl Module {
             names.push(f.name.clone());
         }
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Module { id, vars: ast.vars, kernels, names, target: ast.target })
+        let bodies = ast.funcs.iter().enumerate().filter(|(_, f)| f.body.is_some() && !f.entry);
+        let functions = bodies.map(|(i, f)| (f.name.clone(), function_address(i))).collect();
+        Ok(Module { id, vars: ast.vars, kernels, names, target: ast.target, functions })
     }
 
     /// The entries in the order of the text.
@@ -114,8 +122,7 @@ impl Module {
             for (off, sym, add) in &v.relocs {
                 let target = match self.vars.iter().position(|x| x.name == *sym) {
                     Some(i) => addrs[i].wrapping_add(*add as u64),
-                    // The address of a function: calls through pointers are refused when they are decoded.
-                    None => 0,
+                    None => self.functions.get(sym).copied().unwrap_or(0),
                 };
                 if let Some(b) = bytes.get_mut(*off as usize..*off as usize + 8) {
                     b.copy_from_slice(&target.to_le_bytes());

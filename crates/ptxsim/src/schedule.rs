@@ -4,6 +4,8 @@
 //! merged in order. Kernels with global atomics run their units in turn instead, in one memory. Neither depends on
 //! the number of threads.
 
+use std::sync::atomic::Ordering;
+
 use rayon::prelude::*;
 
 use crate::exec;
@@ -45,19 +47,26 @@ pub(crate) fn in_waves(l: &exec::Launch, mem: &mut Memory, units: u32) -> Report
                 let mut u = exec::Unit::new(l, number, View::new(Base::Frozen(frozen), l.races));
                 let _ = u.run();
                 u.conclude();
+                if fatal(&u.findings) {
+                    l.stopped.fetch_min(number, Ordering::Relaxed);
+                }
                 let counters = u.finish_counters();
                 Done { number, findings: u.findings, counters, pages: u.view.into_pages() }
             })
             .collect();
         let mut stop = false;
         for d in done {
-            stop |= fatal(&d.findings);
+            stop = fatal(&d.findings);
             report.counters.add(&d.counters);
             report.findings.extend(d.findings);
             if l.races {
                 touched.merge(l, d.number, &d.pages, mem, &mut report.findings);
             }
             write_back(mem, &d.pages);
+            // Later units may have been cut short.
+            if stop {
+                break;
+            }
         }
         if stop {
             break;

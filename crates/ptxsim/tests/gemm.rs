@@ -4,7 +4,7 @@
 mod common;
 use common::{Rng, bf16, clean, module};
 use half::f16;
-use ptxsim::{Arg, Config, Memory, Report};
+use ptxsim::{Arg, Config, FindingKind, Memory, Report};
 
 fn gemm(m: usize, n: usize, k: usize) -> (Report, f64, Vec<f32>) {
     let md = module("gemm.compute_80");
@@ -43,29 +43,32 @@ fn bf16_gemm_is_right_and_free_of_bank_conflicts() {
 
 #[test]
 fn same_results_and_report_for_any_number_of_threads() {
-    let runs: Vec<_> = [1, 2, 5]
+    let runs: Vec<_> = [1, 2, 3, 8]
         .map(|n| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap();
             pool.install(|| {
                 let (r, _, c) = gemm(256, 256, 64);
-                let racy = racy();
+                let racy = [racy(400), racy(200)];
                 (r, c.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), racy)
             })
         })
         .into();
     assert!(runs.windows(2).all(|w| w[0] == w[1]));
-    assert!(!runs[0].2.0.is_clean());
+    let [(races, _), (fatal, _)] = &runs[0].2;
+    assert!(races.has(FindingKind::RaceBetweenCtas) && races.fatal().is_none(), "{races}");
+    assert!(fatal.has(FindingKind::OutOfBounds), "{fatal}");
 }
 
-/// A kernel whose blocks race: the report and even the memory must not depend on scheduling.
-fn racy() -> (Report, Vec<u32>) {
+/// A kernel whose blocks race, or run past the end of `n` elements: the report and even the memory must not depend on
+/// scheduling.
+fn racy(n: usize) -> (Report, Vec<u32>) {
     let m = ptxsim::Module::parse(".version 8.0 .target sm_80 .address_size 64
         .entry k(.param .u64 p) { .reg .b32 %r<9>; .reg .b64 %rd<9>; mov.u32 %r1, %ctaid.x; mov.u32 %r2, %tid.x; ld.param.u64 %rd1, [p];
         add.u32 %r3, %r1, %r2; mul.wide.u32 %rd2, %r3, 4; add.u64 %rd3, %rd1, %rd2; ld.global.u32 %r4, [%rd3]; mad.lo.u32 %r4, %r4, 3, %r1; st.global.u32 [%rd3], %r4; ret; }").unwrap();
     let mut mem = Memory::new();
-    let p = mem.upload(&[1u32; 400]);
+    let p = mem.upload(&vec![1u32; n]);
     let r = ptxsim::launch(&m, "k", &mut mem, &Config::new([300, 1, 1], [64, 1, 1]), &[Arg::Ptr(p)]).unwrap();
-    (r, mem.download(p, 400).unwrap())
+    (r, mem.download(p, n).unwrap())
 }
 
 #[test]

@@ -147,7 +147,7 @@ fn endless_loops_and_deadlocks_end() {
         ("L: bra L;", FindingKind::StepLimit),
         (
             "L: ld.param.u64 %rd0, [p]; ld.volatile.global.u32 %r0, [%rd0]; setp.ne.u32 %p0, %r0, 7; @%p0 bra L; ret;",
-            FindingKind::StepLimit,
+            FindingKind::Deadlock,
         ),
         (
             "mov.u32 %r0, %tid.x; setp.lt.u32 %p0, %r0, 32; @%p0 bar.sync 0; @!%p0 bar.sync 1; ret;",

@@ -68,7 +68,7 @@ const TABLE: &[Row] = &[
         RUNS,
         "dp4a.u32.s32 %r0, %r1, %r2, %r3; dp2a.hi.s32.s32 %r0, %r1, %r2, %r3",
     ),
-    ("Integer Arithmetic", "fns", "", REFUSED, "fns.b32 %r0, %r1, %r2, %r3"),
+    ("Integer Arithmetic", "fns", ".b32", RUNS, "fns.b32 %r0, %r1, %r2, %r3"),
     (
         "Extended-Precision Integer Arithmetic",
         "add.cc, addc, sub.cc, subc, mad.cc, madc",
@@ -79,11 +79,10 @@ const TABLE: &[Row] = &[
     (
         "Floating-Point",
         "add, sub, mul, fma, mad",
-        ".f32 with .rn .rz .rm .rp, .ftz, .sat; .f64 with all modes (fma: .rn)",
+        ".f32 with .rn .rz .rm .rp, .ftz, .sat; .f64 with all modes",
         RUNS,
-        "add.rp.ftz.sat.f32 %f0, %f1, %f2; mul.rm.f64 %e0, %e1, %e2; fma.rz.f32 %f0, %f1, %f2, %f3; fma.rn.f64 %e0, %e1, %e2, %e3",
+        "add.rp.ftz.sat.f32 %f0, %f1, %f2; mul.rm.f64 %e0, %e1, %e2; fma.rz.f32 %f0, %f1, %f2, %f3; fma.rp.f64 %e0, %e1, %e2, %e3",
     ),
-    ("Floating-Point", "fma.rz.f64, fma.rm.f64, fma.rp.f64", "", REFUSED, "fma.rz.f64 %e0, %e1, %e2, %e3"),
     (
         "Floating-Point",
         "div, rcp, sqrt",
@@ -110,7 +109,7 @@ const TABLE: &[Row] = &[
         "min, max",
         ".ftz .NaN .xorsign.abs; .f64",
         RUNS,
-        "min.NaN.f32 %f0, %f1, %f2; max.xorsign.abs.f32 %f0, %f1, %f2; max.f64 %e0, %e1, %e2",
+        "min.NaN.f32 %f0, %f1, %f2; max.NaN.xorsign.abs.f32 %f0, %f1, %f2; max.f64 %e0, %e1, %e2",
     ),
     (
         "Half Precision Floating-Point",
@@ -182,7 +181,21 @@ const TABLE: &[Row] = &[
         RUNS,
         "cvt.rpi.u64.f16 %d0, %h0; cvt.rn.relu.bf16x2.f32 %r0, %f0, %f1; cvt.rna.tf32.f32 %r0, %f0; cvt.sat.s8.s64 %h0, %d0; cvt.rz.bf16.f32 %h0, %f0",
     ),
-    ("Data Movement and Conversion", "cvt to fp8, fp6, fp4", "", REFUSED, "cvt.rn.satfinite.e4m3x2.f32 %h0, %f0, %f1"),
+    (
+        "Data Movement and Conversion",
+        "cvt of pairs of 8-bit floats",
+        ".e4m3x2 .e5m2x2 from .f32 and .f16x2 (.satfinite), to .f16x2; .relu",
+        RUNS,
+        "cvt.rn.satfinite.e4m3x2.f32 %h0, %f0, %f1; cvt.rn.satfinite.relu.e5m2x2.f16x2 %h0, %r0; cvt.rn.f16x2.e4m3x2 %r0, %h0",
+    ),
+    (
+        "Data Movement and Conversion",
+        "cvt to fp6, fp4, ue8m0; cvt.rs",
+        "",
+        REFUSED,
+        "cvt.rn.satfinite.e2m1x2.f32 %h0, %f0, %f1; cvt.rn.satfinite.e2m3x2.f32 %h0, %f0, %f1",
+    ),
+    ("Data Movement and Conversion", "ld, st, mov of .b128", "", REFUSED, "ld.global.b128 %d0, [%d1]"),
     (
         "Data Movement and Conversion",
         "cp.async",
@@ -242,9 +255,9 @@ const TABLE: &[Row] = &[
     (
         "Control Flow",
         "call",
-        "device functions by name, inlined; no recursion, no pointers; __assertfail traps, vprintf and malloc are refused",
+        "device functions, expanded in place; pointers to functions of the module; no recursion; __assertfail traps, vprintf and malloc are refused",
         RUNS,
-        "call.uni fn, ()",
+        "call.uni fn, (); mov.u64 %d0, fn; call %d0, (), PROTO",
     ),
     (
         "Parallel Synchronization and Communication",
@@ -270,16 +283,23 @@ const TABLE: &[Row] = &[
     (
         "Parallel Synchronization and Communication",
         "atom, red",
-        "add and or xor exch cas inc dec min max; f16 f16x2 bf16 bf16x2 f32 f64 add; global, shared, generic",
+        "add and or xor exch cas inc dec min max; f16 f16x2 bf16 bf16x2 f32 f64 add; vectors (add); global, shared, generic",
         RUNS,
-        "atom.shared.cas.b64 %d0, [%r0], %d1, %d2; red.global.add.f32 [%d0], %f0; atom.global.gpu.acq_rel.inc.u32 %r0, [%d0], %r1; atom.add.noftz.bf16x2 %r0, [%d0], %r1; atom.global.cas.b16 %h0, [%d0], %h1, %h2",
+        "red.global.add.v2.f32 [%d0], {%f0, %f1}; atom.global.add.noftz.v4.f16x2 {%r0, %r1, %r2, %r3}, [%d0], {%r4, %r5, %r6, %r7}; atom.shared.cas.b64 %d0, [%r0], %d1, %d2; red.global.add.f32 [%d0], %f0; atom.global.gpu.acq_rel.inc.u32 %r0, [%d0], %r1; atom.add.noftz.bf16x2 %r0, [%d0], %r1; atom.global.cas.b16 %h0, [%d0], %h1, %h2",
     ),
     (
         "Parallel Synchronization and Communication",
-        "red.async, vector atom/red, atom.b128",
+        "st.async, red.async",
+        "with an mbarrier; 4 and 8 bytes, vectors (st); every operation (red)",
+        RUNS,
+        "st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%r0], {%r1, %r2, %r3, %r4}, [%r5]; red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r0], %r1, [%r2]",
+    ),
+    (
+        "Parallel Synchronization and Communication",
+        "atom.b128, vector min and max",
         "",
         REFUSED,
-        "red.async.relaxed.cluster.shared::cluster.mbarrier::complete_tx::bytes.add.u32 [%r0], %r1, [%r2]; red.global.add.v2.f32 [%d0], {%f0, %f1}",
+        "atom.global.exch.b128 %d0, [%d0], %d1; red.global.min.noftz.v2.f16 [%d0], {%h0, %h1}",
     ),
     (
         "Parallel Synchronization and Communication",
@@ -312,21 +332,28 @@ const TABLE: &[Row] = &[
     (
         "Warp-Level Matrix",
         "mma.sync m16n8",
-        "bf16, f16 k8 k16; tf32 k4 k8; s8/u8 k16 k32 (.satfinite); f32, f16, s32 accumulators",
+        "bf16, f16 k8 k16; tf32 k4 k8; e4m3/e5m2 k16 k32; s8/u8 k16 k32, s4/u4 k32 k64 (.satfinite); b1 k128 k256; f64 k4 k8 k16; f32, f16, s32, f64 accumulators",
         RUNS,
         "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%f0,%f1,%f2,%f3}, {%r0,%r1,%r2,%r3}, {%r4,%r5}, {%f0,%f1,%f2,%f3}; mma.sync.aligned.m16n8k32.row.col.satfinite.s32.u8.s8.s32 {%r0,%r1,%r2,%r3}, {%r0,%r1,%r2,%r3}, {%r4,%r5}, {%r0,%r1,%r2,%r3}",
     ),
     (
         "Warp-Level Matrix",
-        "mma.sync m8n8, f64, int4, binary, fp8; mma.sp",
+        "mma.sync m8n8",
+        "f64 k4; s8/u8 k16; s4/u4 k32; b1 k128",
+        RUNS,
+        "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%e0,%e1}, {%e2}, {%e3}, {%e0,%e1}; mma.sync.aligned.m8n8k32.row.col.s32.s4.u4.s32 {%r0,%r1}, {%r2}, {%r3}, {%r0,%r1}",
+    ),
+    (
+        "Warp-Level Matrix",
+        "mma.sync m8n8k4 of f16; mma.sp",
         "",
         REFUSED,
-        "mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%e0,%e1}, {%e2}, {%e3}, {%e0,%e1}; mma.sp.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r0,%r1}, {%r0,%r1}, {%r2,%r3}, {%r0,%r1}, %r4, 0x0",
+        "mma.sync.aligned.m8n8k4.row.col.f16.f16.f16.f16 {%r0,%r1,%r2,%r3}, {%r0,%r1}, {%r2,%r3}, {%r0,%r1,%r2,%r3}; mma.sp.sync.aligned.m16n8k16.row.col.f16.f16.f16.f16 {%r0,%r1}, {%r0,%r1}, {%r2,%r3}, {%r0,%r1}, %r4, 0x0",
     ),
     (
         "Warp-Level Matrix",
         "wmma.load, wmma.store, wmma.mma",
-        "m16n16k16, m32n8k16, m8n32k16: f16, bf16, s8, u8; m16n16k8: tf32; fragments in a layout of our own",
+        "m16n16k16, m32n8k16, m8n32k16: f16, bf16, s8, u8; m16n16k8: tf32; m8n8k4: f64; m8n8k32: s4, u4; m8n8k128: b1; fragments in a layout of our own",
         RUNS,
         "wmma.load.a.sync.aligned.row.m16n16k16.global.f16 {%r0,%r1,%r2,%r3,%r4,%r5,%r6,%r7}, [%d0], %r1; wmma.store.d.sync.aligned.col.m32n8k16.f32 [%d0], {%f0,%f1,%f2,%f3,%f4,%f5,%f6,%f7}",
     ),
@@ -340,7 +367,7 @@ const TABLE: &[Row] = &[
     (
         "Asynchronous Warpgroup Matrix",
         "wgmma.mma_async",
-        "bf16, f16, tf32, s8/u8; A from shared or registers; no/32/64/128-byte swizzle; transposes; scales",
+        "bf16, f16, tf32, e4m3/e5m2, s8/u8; A from shared or registers; no/32/64/128-byte swizzle; transposes; scales",
         RUNS,
         "wgmma.mma_async.sync.aligned.m64n8k16.f32.bf16.bf16 {%f0,%f1,%f2,%f3}, %d0, %d1, %p0, 1, -1, 0, 1; wgmma.mma_async.sync.aligned.m64n8k8.f32.tf32.tf32 {%f0,%f1,%f2,%f3}, {%r0,%r1,%r2,%r3}, %d1, 1, 1, 1",
     ),
@@ -353,10 +380,10 @@ const TABLE: &[Row] = &[
     ),
     (
         "Asynchronous Warpgroup Matrix",
-        "wgmma with fp8 or binary, wgmma.sp",
+        "wgmma of bits, wgmma.sp",
         "",
         REFUSED,
-        "wgmma.mma_async.sync.aligned.m64n8k32.f32.e4m3.e4m3 {%f0,%f1,%f2,%f3}, %d0, %d1, 1, 1, 1",
+        "wgmma.mma_async.sync.aligned.m64n8k256.s32.b1.b1.and.popc {%r0,%r1,%r2,%r3}, %d0, %d1, 1",
     ),
     ("TensorCore 5th Generation", "tcgen05", "", REFUSED, "tcgen05.wait::ld.sync.aligned"),
     ("Stack Manipulation", "stacksave, stackrestore, alloca", "", REFUSED, "alloca.u64 %d0, %d1"),
@@ -382,7 +409,7 @@ fn kernel(instruction: &str) -> String {
     format!(
         ".version 8.6\n.target sm_90a\n.address_size 64\n.global .u32 glob;\n.const .b8 cst[64];\n.func fn() {{ ret; }}\n\
          .entry k() {{\n.reg .b16 %h<9>; .reg .b32 %r<9>; .reg .b64 %d<9>; .reg .f32 %f<9>; .reg .f64 %e<9>; .reg .pred %p<9>;\n\
-         LIST: .branchtargets END, END;\n{instruction};\nEND: ret; }}"
+         LIST: .branchtargets END, END; PROTO: .callprototype _ ();\n{instruction};\nEND: ret; }}"
     )
 }
 

@@ -158,8 +158,16 @@ impl<'a> Launch<'a> {
 
     /// Binds an output that may be absent.
     pub fn maybe_output(&mut self, what: &str, y: Option<&'a Out<'_>>) -> Result<u32> {
+        self.maybe_output_view(what, y.map(Out::as_in))
+    }
+
+    /// The same for a part of an output, which the caller holds exclusively.
+    pub fn maybe_output_view(&mut self, what: &str, y: Option<In<'a>>) -> Result<u32> {
         match y {
-            Some(y) => self.output(what, y),
+            Some(y) => {
+                self.outputs += 1;
+                self.bind(what, y)
+            }
             None => {
                 self.outputs += 1;
                 self.bindings.push(self.wgpu.nothing(self.outputs));
@@ -168,8 +176,9 @@ impl<'a> Launch<'a> {
         }
     }
 
-    /// Sets an `override` constant.
+    /// Sets an `override` constant, also once more.
     pub fn constant(&mut self, name: &'static str, value: u32) -> &mut Self {
+        self.constants.retain(|c| c.0 != name);
         self.constants.push((name, value));
         self
     }

@@ -1,4 +1,5 @@
-//! Softmax, norms and cross entropy: rows that are treated alone, one workgroup each.
+//! Softmax, norms and cross entropy: rows that are treated alone, one workgroup each. Operands larger than one binding
+//! are bound in slices of rows, a kernel each.
 
 use lowrank_backend::{
     Buffer, CrossEntropy, DType, Error, IGNORE, In, Map, Matrix, Mode, Norm, Out, Reduce, Result, Slot,
@@ -14,6 +15,8 @@ struct Operands<'a, 'b> {
     outputs: [Option<&'a Out<'b>>; 3],
     /// x, w, gy (or bias), mean, rstd.
     inputs: [Option<In<'a>>; 5],
+    /// Elements of a row in each, outputs first; 0 if all rows share it.
+    steps: [usize; 8],
     eps: f64,
     factor: f64,
     constants: [(&'static str, u32); 5],
@@ -22,6 +25,11 @@ struct Operands<'a, 'b> {
 }
 
 const NONE: (&str, u32) = ("ADD", 0);
+
+/// Rows of `step` elements; all of it where rows share it.
+fn slice(x: In<'_>, step: usize, first: usize, rows: usize) -> In<'_> {
+    if step == 0 { x } else { x.narrow(first * step, rows * step) }
+}
 
 fn run(
     wgpu: &Wgpu,
@@ -34,21 +42,31 @@ fn run(
     if rows == 0 || cols == 0 {
         return Ok(());
     }
-    let mut l = wgpu.launch(op, &shaders::ROWS, entry);
-    let mut starts = [0; 8];
-    for (i, y) in o.outputs.iter().enumerate() {
-        starts[i] = l.maybe_output("result", *y)?;
+    // All operands are f32 or u32.
+    let most = (wgpu.max_binding() as usize / (4 * cols)).max(1);
+    for first in (0..rows).step_by(most) {
+        let rows = most.min(rows - first);
+        let mut l = wgpu.launch(op, &shaders::ROWS, entry);
+        let mut starts = [0; 8];
+        for (i, y) in o.outputs.iter().enumerate() {
+            starts[i] = l.maybe_output_view("result", y.map(|y| slice(y.as_in(), o.steps[i], first, rows)))?;
+        }
+        for (i, x) in o.inputs.iter().enumerate() {
+            starts[i + 3] = l.maybe("operand", x.map(|x| slice(x, o.steps[i + 3], first, rows)))?;
+        }
+        let [y, y2, y3, x, w, gy, mean, rstd] = starts;
+        // The bias is where gy is.
+        l.sizes(&[rows, cols])?.u32s(&[y, y2, y3, x, w, gy, mean, rstd, gy]).f32s(&[o.eps, o.factor]);
+        for (name, value) in o.constants.into_iter().filter(|c| c.1 != 0) {
+            l.constant(name, value);
+        }
+        if o.columns && first > 0 {
+            // Sums over rows go on where the slice before left them.
+            l.constant("ADD", 1).constant("ADD2", 1);
+        }
+        l.run(if o.columns { cols.div_ceil(256) as u64 } else { rows as u64 })?;
     }
-    for (i, x) in o.inputs.iter().enumerate() {
-        starts[i + 3] = l.maybe("operand", *x)?;
-    }
-    let [y, y2, y3, x, w, gy, mean, rstd] = starts;
-    // The bias is where gy is.
-    l.sizes(&[rows, cols])?.u32s(&[y, y2, y3, x, w, gy, mean, rstd, gy]).f32s(&[o.eps, o.factor]);
-    for (name, value) in o.constants.into_iter().filter(|c| c.1 != 0) {
-        l.constant(name, value);
-    }
-    l.run(if o.columns { cols.div_ceil(256) as u64 } else { rows as u64 })
+    Ok(())
 }
 
 /// See the trait.
@@ -61,6 +79,7 @@ pub(crate) fn softmax_forward(wgpu: &Wgpu, op: &Matrix, x: In<'_>, y: Out<'_>) -
     let o = Operands {
         outputs: [Some(&y), None, None],
         inputs: [Some(x), None, None, None, None],
+        steps: [cols, 0, 0, cols, 0, 0, 0, 0],
         constants: [NONE; 5],
         ..Operands::default()
     };
@@ -78,6 +97,7 @@ pub(crate) fn softmax_backward(wgpu: &Wgpu, op: &Matrix, y: In<'_>, gy: In<'_>, 
     let o = Operands {
         outputs: [Some(&dx.out), None, None],
         inputs: [Some(y), None, Some(gy), None, None],
+        steps: [cols, 0, 0, cols, 0, cols, 0, 0],
         constants: [("ADD", add(dx.mode)), NONE, NONE, NONE, NONE],
         ..Operands::default()
     };
@@ -116,6 +136,7 @@ pub(crate) fn norm_forward(
     let o = Operands {
         outputs: [Some(&y), Some(&rstd), layer.as_ref().map(|l| &l.1)],
         inputs: [Some(x), Some(w), layer.as_ref().map(|l| l.0), None, None],
+        steps: [cols, 1, 1, cols, 0, 0, 0, 0],
         eps,
         constants: [("LAYER", u32::from(layer.is_some())), NONE, NONE, NONE, NONE],
         ..Operands::default()
@@ -159,6 +180,7 @@ pub(crate) fn norm_backward(
         let o = Operands {
             outputs: [dw.as_ref().map(|s| &s.out), db.as_ref().map(|s| &s.out), None],
             inputs,
+            steps: [0, 0, 0, cols, 0, cols, 1, 1],
             constants: [
                 layer,
                 ("ADD", mode(&dw)),
@@ -182,6 +204,7 @@ pub(crate) fn norm_backward(
     let o = Operands {
         outputs: [Some(&dx.out), None, None],
         inputs,
+        steps: [cols, 0, 0, cols, 0, cols, 1, 1],
         constants: [layer, ("ADD", add(dx.mode)), NONE, NONE, NONE],
         ..Operands::default()
     };
@@ -219,6 +242,7 @@ pub(crate) fn cross_entropy_forward(
     let o = Operands {
         outputs: [Some(&lse), Some(&out), None],
         inputs: [Some(logits), Some(targets), None, None, None],
+        steps: [1, 1, 0, vocab, 1, 0, 0, 0],
         constants: [NONE; 5],
         ..Operands::default()
     };
@@ -247,6 +271,7 @@ pub(crate) fn cross_entropy_backward(
     let o = Operands {
         outputs: [Some(&logits), None, None],
         inputs: [None, Some(targets), None, Some(lse), Some(gy)],
+        steps: [vocab, 0, 0, 0, 1, 0, 1, 0],
         factor: 1.0 / denominator,
         constants: [NONE; 5],
         ..Operands::default()

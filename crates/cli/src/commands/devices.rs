@@ -13,9 +13,29 @@ pub fn run() -> Result<()> {
             Err(e) => say(&format!("not here: {e}")),
         }
     }
+    #[cfg(feature = "cuda")]
+    gpus();
     #[cfg(feature = "wgpu")]
     adapters();
     Ok(())
+}
+
+/// Every GPU of the CUDA driver; without a driver the line above has said so.
+#[cfg(feature = "cuda")]
+fn gpus() {
+    for gpu in lowrank_core::cuda_devices().unwrap_or_default() {
+        let (major, minor) = gpu.compute_capability;
+        say(&format!("  {gpu}: driver of CUDA {}.{}", gpu.driver / 1000, gpu.driver % 1000 / 10));
+        say(&format!(
+            "    compute capability {major}.{minor}, {} multiprocessors, {} MiB, shared memory {} KiB a block",
+            gpu.multiprocessors,
+            gpu.memory >> 20,
+            gpu.shared_memory >> 10
+        ));
+        if let Err(e) = gpu.usable() {
+            say(&format!("    not usable: {e}"));
+        }
+    }
 }
 
 /// Every GPU that wgpu finds, with what limits it.

@@ -112,6 +112,9 @@ fn format(t: Ty) -> Format {
 
 /// The lane function of a `cvt`; `m` keeps what it does not understand.
 pub(crate) fn convert(m: &mut Mods) -> Option<Alu> {
+    if let Some(f8) = m.take_any(&["e4m3x2", "e5m2x2"]) {
+        return super::cvt8::convert(m, f8 == "e4m3x2");
+    }
     let (Some(&dst), Some(&src)) = (m.tys.first(), m.tys.get(1)) else { return None };
     if m.tys.len() != 2 {
         return None;
@@ -131,7 +134,7 @@ pub(crate) fn convert(m: &mut Mods) -> Option<Alu> {
         return pack(dst, rnd?, relu);
     }
     if dst == Ty::TF32 && src == Ty::F32 {
-        return tf32(rnd?, relu);
+        return tf32(rnd?, relu, satfinite);
     }
     match (dst.is_int(), src.is_int()) {
         (true, true) => Some(int_int(dst, src, sat)),
@@ -223,14 +226,33 @@ fn pack(dst: Ty, rnd: Rnd, relu: bool) -> Option<Alu> {
     })
 }
 
+/// A subnormal f32 result becomes zero.
+fn flush_bits(x: u32) -> u64 {
+    flush(f32::from_bits(x)).to_bits() as u64
+}
+
 /// tf32 is an f32 whose low 13 bits are zero.
-fn tf32(rnd: Rnd, relu: bool) -> Option<Alu> {
+fn tf32(rnd: Rnd, relu: bool, satfinite: bool) -> Option<Alu> {
     fn round<const R: usize, const RELU: bool>(x: u64) -> u64 {
         let f = f32::from_bits(x as u32);
         if RELU && f <= 0.0 {
             return 0;
         }
         (narrow(f as f64, Format { e: 8, m: 10 }, RNDS[R]) as u64) << 13
+    }
+    /// Infinities become the largest finite value.
+    fn finite(x: u64) -> u64 {
+        if x & 0x7fff_ffff == 0x7f80_0000 { x - 0x2000 } else { x }
+    }
+    if satfinite {
+        return Some(match (rnd, relu) {
+            (Rnd::Ne, false) => f1!(|a| finite(round::<0, false>(a))),
+            (Rnd::Z, false) => f1!(|a| finite(round::<1, false>(a))),
+            (Rnd::Na, false) => f1!(|a| finite(round::<4, false>(a))),
+            (Rnd::Ne, true) => f1!(|a| finite(round::<0, true>(a))),
+            (Rnd::Z, true) => f1!(|a| finite(round::<1, true>(a))),
+            _ => return None,
+        });
     }
     Some(match (rnd, relu) {
         (Rnd::Ne, false) => f1!(|a| round::<0, false>(a)),
@@ -296,9 +318,12 @@ fn float_float(dst: Ty, src: Ty, int: Option<Rnd>, rnd: Option<Rnd>, ftz: bool, 
         (Ty::F32, Ty::F16) => return widen(dst, src, if sat { Rnd::P } else { Rnd::Ne }),
         (Ty::F64, Ty::F32) => return widen(dst, src, if ftz { Rnd::Z } else { Rnd::Ne }),
         (Ty::F64, _) | (Ty::F32, Ty::BF16) if !sat => return widen(dst, src, Rnd::Ne),
-        (Ty::F32, Ty::F64) if ftz => match rnd? {
-            Rnd::Ne => f1!(|x| flush(f64::from_bits(x) as f32).to_bits() as u64),
-            _ => return None,
+        (Ty::F32, Ty::F64) if ftz && !sat => match rnd? {
+            Rnd::Ne => f1!(|x| flush_bits(narrow(f64::from_bits(x), F32, Rnd::Ne))),
+            Rnd::Z => f1!(|x| flush_bits(narrow(f64::from_bits(x), F32, Rnd::Z))),
+            Rnd::M => f1!(|x| flush_bits(narrow(f64::from_bits(x), F32, Rnd::M))),
+            Rnd::P => f1!(|x| flush_bits(narrow(f64::from_bits(x), F32, Rnd::P))),
+            Rnd::Na => return None,
         },
         (Ty::F32, Ty::F64) => narrow_to!(10, 11),
         (Ty::F16, Ty::F32) => narrow_to!(8, 10),

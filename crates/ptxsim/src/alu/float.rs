@@ -153,7 +153,12 @@ pub(super) fn lookup(m: &mut Mods, ty: Ty) -> Option<Alu> {
             "div" => rounded!(rnd, |a, b| div64(d(a), d(b))),
             "sqrt" => rounded!(rnd, |a| sqrt64(d(a))),
             "rcp" => rounded!(rnd, |a| div64(1.0, d(a))),
-            "fma" | "mad" if rnd == Rnd::Ne => f3!(|a, b, c| d(a).mul_add(d(b), d(c)).to_bits()),
+            "fma" | "mad" => match rnd {
+                Rnd::Ne | Rnd::Na => f3!(|a, b, c| d(a).mul_add(d(b), d(c)).to_bits()),
+                Rnd::Z => f3!(|a, b, c| fma64(d(a), d(b), d(c), Rnd::Z).to_bits()),
+                Rnd::M => f3!(|a, b, c| fma64(d(a), d(b), d(c), Rnd::M).to_bits()),
+                Rnd::P => f3!(|a, b, c| fma64(d(a), d(b), d(c), Rnd::P).to_bits()),
+            },
             _ => return None,
         });
     }
@@ -184,18 +189,27 @@ fn min_max(m: &mut Mods, ty: Ty) -> Option<Alu> {
     fn mm<const MAX: bool, const NAN: bool, const FTZ: bool>(a: u64, b: u64) -> u64 {
         canon(minmax(input::<FTZ>(a) as f64, input::<FTZ>(b) as f64, MAX, NAN) as f32)
     }
-    fn xor_sign(a: u64, b: u64, max: bool) -> u64 {
+    fn xor_sign<const MAX: bool, const NAN: bool, const FTZ: bool>(a: u64, b: u64) -> u64 {
         let s = (a ^ b) & 1 << 31;
-        let r = minmax(f(a).abs() as f64, f(b).abs() as f64, max, false) as f32;
-        if r.is_nan() { canon(r) } else { r.to_bits() as u64 | s }
+        let r = mm::<MAX, NAN, FTZ>(a & 0x7fff_ffff, b & 0x7fff_ffff);
+        if f(r).is_nan() { r } else { r | s }
     }
     let ftz = m.take("ftz");
     let nan = m.take("NaN");
     if m.take("xorsign") {
-        if !m.take("abs") || nan {
+        if !m.take("abs") {
             return None;
         }
-        return Some(if max { f2!(|a, b| xor_sign(a, b, true)) } else { f2!(|a, b| xor_sign(a, b, false)) });
+        return Some(match (max, nan, ftz) {
+            (true, false, false) => f2!(|a, b| xor_sign::<true, false, false>(a, b)),
+            (true, false, true) => f2!(|a, b| xor_sign::<true, false, true>(a, b)),
+            (true, true, false) => f2!(|a, b| xor_sign::<true, true, false>(a, b)),
+            (true, true, true) => f2!(|a, b| xor_sign::<true, true, true>(a, b)),
+            (false, false, false) => f2!(|a, b| xor_sign::<false, false, false>(a, b)),
+            (false, false, true) => f2!(|a, b| xor_sign::<false, false, true>(a, b)),
+            (false, true, false) => f2!(|a, b| xor_sign::<false, true, false>(a, b)),
+            (false, true, true) => f2!(|a, b| xor_sign::<false, true, true>(a, b)),
+        });
     }
     Some(match (max, nan, ftz) {
         (true, false, false) => f2!(|a, b| mm::<true, false, false>(a, b)),

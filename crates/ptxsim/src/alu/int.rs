@@ -106,6 +106,7 @@ pub(super) fn lookup(m: &mut Mods, ty: Ty) -> Option<Alu> {
             _ => return None,
         },
         "bfind" => return bfind(m, ty),
+        "fns" if ty == Ty::B32 => f3!(|a, b, c| fns(a as u32, b as u32, c as i32)),
         "bfe" => match ty {
             Ty::U32 => f3!(|a, p, l| bfe(a as u32 as u64, p, l, 32, false)),
             Ty::S32 => f3!(|a, p, l| bfe(a as u32 as u64, p, l, 32, true)),
@@ -309,6 +310,26 @@ fn bfind(m: &mut Mods, ty: Ty) -> Option<Alu> {
         (Ty::S64, true) => f1!(|a| top(s64(a), true, 64)),
         _ => return None,
     })
+}
+
+/// The `offset`-th set bit at or after (negative: before) position `base`.
+fn fns(mask: u32, base: u32, offset: i32) -> u64 {
+    if base > 31 {
+        return u32::MAX as u64;
+    }
+    let (step, mut left) = (if offset < 0 { -1 } else { 1 }, offset.unsigned_abs());
+    if left == 0 {
+        return if mask >> base & 1 == 1 { base as u64 } else { u32::MAX as u64 };
+    }
+    let mut at = base as i32;
+    while (0..32).contains(&at) {
+        left -= mask >> at & 1;
+        if left == 0 {
+            return at as u64;
+        }
+        at += step;
+    }
+    u32::MAX as u64
 }
 
 #[inline]

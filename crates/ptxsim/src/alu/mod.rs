@@ -5,6 +5,7 @@
 
 mod cmp;
 mod cvt;
+mod cvt8;
 mod float;
 mod half;
 mod int;
@@ -20,6 +21,8 @@ use crate::types::Ty;
 
 /// The modifiers of one opcode, consumed as they are understood.
 pub(crate) struct Mods<'a> {
+    /// The opcode as written.
+    pub op: &'a str,
     pub base: &'a str,
     pub rest: Vec<&'a str>,
     pub tys: Vec<Ty>,
@@ -36,7 +39,7 @@ impl<'a> Mods<'a> {
                 None => rest.push(m),
             }
         }
-        Mods { base, rest, tys }
+        Mods { op, base, rest, tys }
     }
     /// Removes a modifier; true if it was there.
     pub fn take(&mut self, m: &str) -> bool {

@@ -21,6 +21,14 @@ const USAGE: &str = "usage: ptxsim run|check|count|list FILE.ptx --entry NAME [-
   --dump  print buffer I (counted over all arguments from 0), N elements
   --out   write buffer I to a file";
 
+/// Prints a line; a reader that went away (`| head`) is no reason to panic.
+macro_rules! say {
+    ($($x:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($x)*);
+    }};
+}
+
 /// A buffer argument: which argument, element type, device address, elements.
 struct Buffer {
     index: usize,
@@ -128,7 +136,7 @@ fn real_main() -> Result<bool, String> {
     if cmd == "list" {
         for name in module.entries() {
             if let Some(k) = module.kernel(name) {
-                println!("{name}: {} parameters, {} bytes of shared memory", k.params.len(), k.shared_bytes);
+                say!("{name}: {} parameters, {} bytes of shared memory", k.params.len(), k.shared_bytes);
             }
         }
         return Ok(true);
@@ -177,7 +185,7 @@ fn real_main() -> Result<bool, String> {
         let n = n.parse::<usize>().map_err(|_| format!("{n} is no count"))?.min(b.count);
         let bytes = mem.read(b.addr, n * size).map_err(|e| e.to_string())?;
         let text: Vec<String> = bytes.chunks_exact(size).map(|c| show(&b.ty, c)).collect();
-        println!("{i}: {}", text.join(" "));
+        say!("{i}: {}", text.join(" "));
     }
     for o in &outs {
         let (i, path) = o.split_once(':').ok_or(format!("--out {o} is no I:FILE"))?;
@@ -193,13 +201,13 @@ fn real_main() -> Result<bool, String> {
     );
     if cmd == "count" {
         for (op, (warps, lanes)) in &c.instructions {
-            println!("{warps:>12} {lanes:>14} {op}");
+            say!("{warps:>12} {lanes:>14} {op}");
         }
-        println!("global: {} accesses, {} sectors, {} lines", c.global_accesses, c.global_sectors, c.global_lines);
-        println!("shared: {} accesses, {} bank conflicts", c.shared_accesses, c.bank_conflicts);
+        say!("global: {} accesses, {} sectors, {} lines", c.global_accesses, c.global_sectors, c.global_lines);
+        say!("shared: {} accesses, {} bank conflicts", c.shared_accesses, c.bank_conflicts);
     }
     if !report.is_clean() || cmd == "check" {
-        print!("{report}");
+        say!("{}", report.to_string().trim_end());
     }
     Ok(report.is_clean())
 }

@@ -1,6 +1,7 @@
 //! Bytes of shared, global, local and param memory on behalf of one lane, with every check.
 
 use super::{Run, Unit, Warp};
+use crate::ir::Op;
 use crate::mem::shadow::{ASYNC, Conflict, STRONG, Stamp, Who, pc as stamp_pc, tid};
 use crate::report::FindingKind as K;
 use crate::types::{CLUSTER_SHIFT, Space, resolve};
@@ -21,6 +22,10 @@ impl Unit<'_> {
         let cta = if rank == 0 { w.cta } else { rank as usize - 1 };
         let len = self.l.shared_len;
         if cta < self.ctas.len() && off + n <= len && addr >> 32 == 0 {
+            if self.ctas[cta].live == 0 {
+                let m = format!("access to the shared memory of CTA {cta} of the cluster, which has exited");
+                return Err(self.stop(K::OutOfBounds, w, by.lane, by.pc, m));
+            }
             return Ok((cta, off));
         }
         let m = format!("shared access of {n} bytes at address {addr:#x}, of {len} bytes");
@@ -61,7 +66,10 @@ impl Unit<'_> {
             Space::Local => {
                 let at = self.local_at(w, by, addr, n)?;
                 buf.copy_from_slice(&w.local[at..at + n]);
-                all_set(&w.local_init[at..at + n])
+                let init = &w.local_init[at..at + n];
+                // Fresh memory is zero, which the system hands out for nothing; a program must not come to like it.
+                buf.iter_mut().zip(init).filter(|(_, i)| **i == 0).for_each(|(b, _)| *b = 0xff);
+                all_set(init)
             }
             Space::Param => {
                 let off = addr as usize;
@@ -157,6 +165,10 @@ impl Unit<'_> {
     /// Enters a shared access (`value` for a write) and reports what it clashes with.
     #[inline]
     pub(super) fn track_shared(&mut self, w: &Warp, by: By, c: usize, off: usize, n: usize, value: Option<&[u8]>) {
+        if c != w.cta {
+            let thread = w.base + by.lane;
+            self.remote.insert((c, thread), (self.hb.clock[thread], by.pc, w.cta));
+        }
         let who: Who = self.hb.who(w.id, w.base + by.lane, by.pc, by.flags);
         let Some((at, bad)) = self.ctas[c].cells.access(off, n, value.is_some(), &who) else { return };
         let same = value.is_some_and(|v| self.ctas[c].shared[off..off + n] == *v);
@@ -201,6 +213,10 @@ impl Unit<'_> {
                 "{verb} offset {off} of the allocation at {base:#x}, {did} by block {} (line {line}) with nothing that orders them",
                 bad.unit
             );
+            let (plain_read, before) = if write { (stamp_pc(bad.stamp), stamp) } else { (by.pc, bad.stamp) };
+            if write != bad.prev_write && before & STRONG != 0 && self.is_seed(plain_read) {
+                return;
+            }
             if bad.stamp & STRONG != 0 && !write {
                 let at = (K::RaceBetweenCtas, w, by.lane, by.pc, m);
                 self.suspect(w.base + by.lane, base + off as u64, at);
@@ -208,6 +224,11 @@ impl Unit<'_> {
                 self.note(K::RaceBetweenCtas, w, by.lane, by.pc, m);
             }
         }
+    }
+
+    /// True for the plain load of an atomic update.
+    fn is_seed(&self, pc: u32) -> bool {
+        matches!(self.k.insts.get(pc as usize).map(|i| &i.op), Some(Op::Ld(x)) if x.seed)
     }
 
     pub(super) fn report_race(
@@ -229,6 +250,11 @@ impl Unit<'_> {
         }
         // Many threads storing one value is a common, harmless idiom.
         if write && bad.prev_write && same && bad.prev & (ASYNC | STRONG) == 0 && tid(bad.prev) < self.hb.threads {
+            return;
+        }
+        // A plain look at a cell before it is updated atomically does no harm.
+        let (plain_read, flags) = if write { (stamp_pc(bad.prev), by.flags) } else { (by.pc, bad.prev) };
+        if write != bad.prev_write && flags & STRONG != 0 && self.is_seed(plain_read) {
             return;
         }
         let did = if bad.prev_write { "written" } else { "read" };

@@ -18,6 +18,8 @@ pub(crate) struct Delivery {
     data: Vec<u8>,
     known: bool,
     swizzle: Swizzle,
+    /// Combines with what is there instead of replacing it: operation and bits.
+    red: Option<(AtomKind, u32)>,
     pc: u32,
 }
 
@@ -156,27 +158,71 @@ impl Unit<'_> {
                 self.track_shared(w, by, c, off, n, Some(&[]));
             }
             self.ctas[c].shared[off..off + n].fill(0xff);
-            let d = Delivery { bytes: n, dst: c << 24 | off, data: data.clone(), known, swizzle, pc: by.pc };
+            let d = Delivery { bytes: n, dst: c << 24 | off, data: data.clone(), known, swizzle, red: None, pc: by.pc };
             let Some(m) = self.ctas[bc].mbars.get_mut(&boff) else { return Err(self.mbar_missing(w, by, boff)) };
             m.queue.push_back(d);
         }
         Ok(())
     }
 
+    /// `st.async` poisons its destination like a load; `red.async` is atomic with its like until it lands.
+    pub(super) fn async_update(&mut self, w: &mut Warp, x: &AsyncUpdate, pc: u32, ex: u32) -> Run<()> {
+        for lane in lanes(ex) {
+            let by = By { lane, pc, flags: 0 };
+            let (dst, bar) = (self.operand(w, by, x.dst) & 0xffff_ffff, self.operand(w, by, x.mbar) & 0xffff_ffff);
+            let size = x.size as usize;
+            let n = size * x.vals.len();
+            let data: Vec<u8> =
+                x.vals.iter().flat_map(|r| w.get(self.l, *r, lane).to_le_bytes()[..size].to_vec()).collect();
+            let known = x.vals.iter().all(|r| w.unknown(*r) >> lane & 1 == 0);
+            self.aligned(w, by, dst, n)?;
+            let (c, off) = self.shared_at(w, by, dst, n)?;
+            let (bc, boff) = self.mbar_at(w, by, Space::Shared, bar)?;
+            if bc != c {
+                let m = "the mbarrier is in another CTA than the destination".to_string();
+                return Err(self.stop(K::Misuse, w, lane, pc, m));
+            }
+            if self.l.races {
+                let flags = if x.red.is_some() { STRONG } else { ASYNC | IN_FLIGHT };
+                self.track_shared(w, By { flags, ..by }, c, off, n, Some(&[]));
+            }
+            if x.red.is_none() {
+                self.ctas[c].shared[off..off + n].fill(0xff);
+            }
+            let red = x.red.map(|k| (k, x.size * 8));
+            let d = Delivery { bytes: n, dst: c << 24 | off, data, known, swizzle: Swizzle::None, red, pc };
+            let Some(m) = self.ctas[bc].mbars.get_mut(&boff) else { return Err(self.mbar_missing(w, by, boff)) };
+            m.queue.push_back(d);
+        }
+        self.progress += 1;
+        Ok(())
+    }
+
     /// Lands a load; `pseudo` is the thread that counts as its writer.
     pub(super) fn land(&mut self, _cta: usize, d: &Delivery, pseudo: usize) {
         let (c, off) = (d.dst >> 24, d.dst & 0xff_ffff);
-        for (i, chunk) in d.data.chunks(16).enumerate() {
-            let at = d.swizzle.apply(off + 16 * i);
-            // A swizzle stays inside its aligned block, which the bounds check at issue covered; ends are clipped.
-            let end = (at + chunk.len()).min(self.ctas[c].shared.len());
-            let n = end.saturating_sub(at);
-            self.ctas[c].shared[at..at + n].copy_from_slice(&chunk[..n]);
-            self.ctas[c].init[at..at + n].fill(d.known as u8);
+        if let Some((kind, bits)) = d.red {
+            let word = |b: &[u8]| b.iter().rev().fold(0u64, |v, x| v << 8 | *x as u64);
+            let place = &mut self.ctas[c].shared[off..off + d.bytes];
+            let v = super::atomics::combine(kind, bits, word(place), word(&d.data), 0);
+            place.copy_from_slice(&v.to_le_bytes()[..d.bytes]);
+        } else {
+            self.place(c, off, d);
         }
         if self.l.races {
             let stamp = self.hb.stamp(pseudo, d.pc, ASYNC);
             self.ctas[c].cells.arrive(off, d.bytes, stamp);
+        }
+    }
+
+    fn place(&mut self, c: usize, off: usize, d: &Delivery) {
+        for (i, chunk) in d.data.chunks(16).enumerate() {
+            // A swizzle may leave the checked stretch at its ends; what would lie outside is clipped.
+            let len = self.ctas[c].shared.len();
+            let at = d.swizzle.apply(off + 16 * i).min(len);
+            let n = chunk.len().min(len - at);
+            self.ctas[c].shared[at..at + n].copy_from_slice(&chunk[..n]);
+            self.ctas[c].init[at..at + n].fill(d.known as u8);
         }
     }
 
@@ -275,8 +321,9 @@ impl Unit<'_> {
         }
         let mut data = vec![0u8; s.len];
         for (i, chunk) in data.chunks_mut(16).enumerate() {
-            let at = s.swizzle.apply(s.src + 16 * i);
-            let n = chunk.len().min(self.ctas[s.cta].shared.len().saturating_sub(at));
+            let len = self.ctas[s.cta].shared.len();
+            let at = s.swizzle.apply(s.src + 16 * i).min(len);
+            let n = chunk.len().min(len - at);
             chunk[..n].copy_from_slice(&self.ctas[s.cta].shared[at..at + n]);
         }
         for (addr, off, n) in s.pieces {

@@ -14,6 +14,11 @@ pub(crate) struct Hb {
     pub clock: Vec<u32>,
     /// Per warp: clocks below this are ordered before the warp's next instruction.
     pub known: Vec<Vec<u32>>,
+    /// Accesses of a thread with a clock below this came before its last memory fence; 0 if there was none.
+    pub fenced: Vec<u32>,
+    pub any_fence: bool,
+    /// When that fence was, in the time of units that take turns.
+    pub fence_time: Vec<u64>,
     /// Writes of a thread with a clock below this were passed to the async proxy by a fence.
     pub proxy: Vec<u32>,
 }
@@ -21,7 +26,15 @@ pub(crate) struct Hb {
 impl Hb {
     pub fn new(threads: usize, warps: usize) -> Self {
         let n = threads + PSEUDO;
-        Hb { threads, clock: vec![1; n], known: vec![vec![0; n]; warps], proxy: vec![0; n] }
+        Hb {
+            threads,
+            clock: vec![1; n],
+            known: vec![vec![0; n]; warps],
+            fenced: vec![0; n],
+            fence_time: vec![0; n],
+            any_fence: false,
+            proxy: vec![0; n],
+        }
     }
 
     #[inline]
@@ -44,6 +57,36 @@ impl Hb {
             self.clock[base + l] += 1;
             into[base + l] = self.clock[base + l];
         }
+    }
+
+    /// A memory fence by some lanes: what they did so far can be published by their later atomics.
+    pub fn memory_fence(&mut self, base: usize, mask: u32, time: u64) {
+        self.any_fence = true;
+        for l in lanes(mask) {
+            self.fence_time[base + l] = time;
+            self.clock[base + l] += 1;
+            self.fenced[base + l] = self.clock[base + l];
+        }
+    }
+
+    /// Publishes what a lane did before its last fence, or what others did before fences that it knows of. Returns
+    /// the time of the latest such fence, 0 if there is none.
+    pub fn release_fenced(&mut self, warp: usize, thread: usize, into: &mut Vec<u32>) -> u64 {
+        into.resize(self.clock.len(), 0);
+        let own = self.fenced[thread] > 0;
+        let mut time = self.fence_time[thread];
+        for (u, a) in into.iter_mut().enumerate() {
+            let known = self.known[warp][u];
+            if own {
+                *a = (*a).max(known);
+            }
+            if known >= self.fenced[u] && self.fenced[u] > 0 {
+                *a = (*a).max(self.fenced[u]);
+                time = time.max(self.fence_time[u]);
+            }
+        }
+        into[thread] = into[thread].max(self.fenced[thread]);
+        time
     }
 
     pub fn acquire(&mut self, warp: usize, from: &[u32]) {

@@ -87,7 +87,8 @@ impl Unit<'_> {
             let by = By { lane, pc, flags };
             self.write(w, by, x.space, addrs[lane], &buf[..n], unknown >> lane & 1 == 0)?;
         }
-        if x.space != Space::Local {
+        let first = addrs[ex.trailing_zeros() as usize & 31];
+        if x.space != Space::Local && !(x.space == Space::Generic && resolve(first).0 == Space::Local) {
             self.progress += 1;
         }
         Ok(())
@@ -118,16 +119,21 @@ impl Unit<'_> {
 
     /// A strong write or atomic publishes what its thread did before its last fence.
     pub(super) fn publish(&mut self, w: &Warp, space: Space, addr: u64, lane: usize, release: bool) {
-        if !self.l.races || !(release || w.fenced) {
+        if !self.l.races || !(release || self.hb.any_fence) {
             return;
         }
         let addr = key(space, addr, w.cta);
         let mut at = self.published.remove(&addr).unwrap_or_default();
-        self.hb.release(w.id, w.base, 1 << lane, &mut at);
+        let fence = if release {
+            self.hb.release(w.id, w.base, 1 << lane, &mut at);
+            self.view.inter().map_or(0, |i| i.fence())
+        } else {
+            self.hb.release_fenced(w.id, w.base + lane, &mut at)
+        };
         self.published.insert(addr, at);
         let me = self.number;
-        if let Some(i) = self.view.inter() {
-            i.release(me, addr);
+        if let Some(i) = self.view.inter().filter(|_| release || fence > 0) {
+            i.release(me, addr, fence);
         }
     }
 

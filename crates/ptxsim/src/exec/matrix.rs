@@ -92,7 +92,9 @@ impl Unit<'_> {
             }
         };
         let elems = (rows * cols) as usize / 32;
-        let per = (4 / x.elem.max(1)).max(1) as usize;
+        let per = (32 / x.bits).max(1) as usize;
+        // Elements smaller than a byte are loaded with the byte they lie in.
+        let n = x.bits.div_ceil(8) as usize;
         let mut out = vec![[0u64; 32]; x.regs.len()];
         let mut un = vec![0u32; x.regs.len()];
         for e in 0..elems {
@@ -100,12 +102,11 @@ impl Unit<'_> {
                 let i = (e * 32 + lane) as u32;
                 let (r, c) = if x.frag == Frag::B { (i % rows, i / rows) } else { (i / cols, i % cols) };
                 let at = if x.col { c as u64 * stride + r as u64 } else { r as u64 * stride + c as u64 };
-                let addr = base.wrapping_add(at * x.elem as u64);
+                let addr = base.wrapping_add(at * x.bits as u64 / 8);
                 // The warp acts as one: which lane holds an element is open, so lane 0 stands for all.
                 let by = By { lane: 0, pc, flags: 0 };
-                let (reg, sub) = (e / per, (e % per) as u32 * x.elem * 8);
+                let (reg, sub) = (e / per, (e % per) as u32 * x.bits);
                 let mut b = [0u8; 8];
-                let n = x.elem as usize;
                 if x.store {
                     let v = w.get(l, x.regs[reg], lane) >> sub;
                     let known = w.unknown(x.regs[reg]) >> lane & 1 == 0;
@@ -114,7 +115,9 @@ impl Unit<'_> {
                     if !self.read(w, by, x.space, addr, &mut b[..n])? {
                         un[reg] |= 1 << lane;
                     }
-                    out[reg][lane] |= u64::from_le_bytes(b) << sub;
+                    let v = u64::from_le_bytes(b) >> (at * x.bits as u64 % 8);
+                    let mask = if x.bits == 64 { !0 } else { (1 << x.bits) - 1 };
+                    out[reg][lane] |= (v & mask) << sub;
                 }
             }
         }

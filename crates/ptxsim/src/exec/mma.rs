@@ -12,16 +12,6 @@ fn acc_at(lane: usize, i: usize) -> (usize, usize) {
     (lane / 4 + 8 * (i / 2), 2 * (lane % 4) + i % 2)
 }
 
-/// Element size in bits of an operand type.
-fn bits(t: MatTy) -> usize {
-    match t {
-        MatTy::S8 | MatTy::U8 => 8,
-        MatTy::F16 | MatTy::Bf16 => 16,
-        MatTy::Tf32 => 32,
-        MatTy::F64 => 64,
-    }
-}
-
 /// Decodes one element.
 #[inline]
 pub(super) fn element(t: MatTy, v: u64) -> f32 {
@@ -32,7 +22,12 @@ pub(super) fn element(t: MatTy, v: u64) -> f32 {
         MatTy::Tf32 => f32::from_bits(v as u32 & !0x1fff),
         MatTy::S8 => v as i8 as f32,
         MatTy::U8 => v as u8 as f32,
-        MatTy::F64 => 0.0,
+        MatTy::E4m3 => from_f8(v as u8, true),
+        MatTy::E5m2 => from_f8(v as u8, false),
+        MatTy::S4 => ((v as i8) << 4 >> 4) as f32,
+        MatTy::U4 => (v & 15) as f32,
+        // These have loops of their own.
+        MatTy::F64 | MatTy::B1 => 0.0,
     }
 }
 
@@ -59,24 +54,33 @@ pub(super) fn product(a: &[f32], b: &[f32], k: usize, m: usize, n: usize, out: &
 
 impl Unit<'_> {
     pub(super) fn mma(&mut self, w: &mut Warp, x: &Mma) {
+        match x.a_ty {
+            MatTy::F64 => self.mma_f64(w, x),
+            MatTy::B1 => self.mma_bits(w, x),
+            _ if x.k > 32 => self.mma_with(w, x, &mut [0.0; 16 * 64], &mut [0.0; 16 * 64]),
+            _ => self.mma_with(w, x, &mut [0.0; 16 * 32], &mut [0.0; 32 * 16]),
+        }
+    }
+
+    fn mma_with<const N: usize>(&mut self, w: &mut Warp, x: &Mma, a: &mut [f32; N], b: &mut [f32; N]) {
         let l = self.l;
         let (m, n, k) = (x.m as usize, x.n as usize, x.k as usize);
         let int = x.acc == AccTy::S32;
-        let (mut a, mut b) = ([0f32; 16 * 32], [0f32; 32 * 16]);
         let (mut bad_row, mut bad_col) = (0u32, 0u32);
-        let (ab, bb) = (bits(x.a_ty), bits(x.b_ty));
+        let (ab, bb) = (x.a_ty.bits() as usize, x.b_ty.bits() as usize);
         let clean = x.a.iter().chain(&x.b).chain(&x.c).all(|r| w.unknown(*r) == 0);
         if x.wmma {
             for (regs, t, out, rows, bad) in
-                [(&x.a, x.a_ty, &mut a, m, &mut bad_row), (&x.b, x.b_ty, &mut b, n, &mut bad_col)]
+                [(&x.a, x.a_ty, &mut *a, m, &mut bad_row), (&x.b, x.b_ty, &mut *b, n, &mut bad_col)]
             {
-                let per = 32 / bits(t).min(32);
+                let bits = t.bits() as usize;
+                let per = 32 / bits;
                 for e in 0..rows * k / 32 {
                     let v = w.val(l, regs[e / per]);
                     let un = w.unknown(regs[e / per]);
                     for lane in 0..32 {
                         let i = e * 32 + lane;
-                        out[i] = element(t, v[lane] >> (e % per * bits(t)));
+                        out[i] = element(t, v[lane] >> (e % per * bits));
                         *bad |= (un >> lane & 1) << (i / k);
                     }
                 }
@@ -157,7 +161,7 @@ impl Unit<'_> {
                     un[dr] |= (bad_row >> row & 1 | bad_col >> col & 1) << lane;
                 }
                 let v = if int {
-                    // Sums of 32 products of bytes are exact in f32.
+                    // Sums of 64 products of bytes are exact in f32.
                     let (c, p) = (c[lane] as i32, p as i32);
                     (if x.sat { c.saturating_add(p) } else { c.wrapping_add(p) }) as u32 as u64
                 } else {

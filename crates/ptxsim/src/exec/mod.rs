@@ -11,6 +11,7 @@ mod ldst;
 mod matrix;
 mod mbarrier;
 mod mma;
+mod mma_exact;
 mod run;
 mod shared;
 mod step;
@@ -22,7 +23,8 @@ mod wgmma;
 pub(crate) use hb::lanes;
 pub use tensormap::{Swizzle, TensorMap};
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::atomic::AtomicU32;
 
 use crate::ir::*;
 use crate::mem::shadow::Cells;
@@ -41,12 +43,19 @@ pub(crate) struct Launch<'a> {
     pub block: [u32; 3],
     pub cluster: [u32; 3],
     pub dynamic: u32,
+    /// Bytes that a CTA may address.
     pub shared_len: usize,
+    /// Bytes that the program asked for.
+    pub total_shared: usize,
+    pub reserved_at: usize,
+    pub explicit_cluster: bool,
     pub races: bool,
     pub count: bool,
     pub step_limit: u64,
     /// Address of a counter that cooperative groups synchronise the grid with.
     pub workspace: u64,
+    /// The first unit that ended in a fatal finding; units behind it need not go on.
+    pub stopped: AtomicU32,
 }
 
 /// The error that ends a unit; the finding is already noted.
@@ -121,10 +130,10 @@ pub(crate) struct Warp {
     pub wg_groups: VecDeque<Vec<WgOp>>,
     /// Registers that an unfinished `wgmma` will write.
     pub wg_regs: HashSet<Reg>,
+    /// `wgmma` operands written since the last `wgmma.fence`; `None` before the first one.
+    pub wg_fence: Option<HashSet<Reg>>,
     pub bulk_open: Vec<bulk::Store>,
     pub bulk_groups: VecDeque<(usize, Vec<bulk::Store>)>,
-    /// A fence ran: later atomics publish.
-    pub fenced: bool,
     /// The last slice ended in a failed wait.
     pub spinning: bool,
     pub rotate: u32,
@@ -179,6 +188,8 @@ pub(crate) struct Unit<'a> {
     pub cluster_arrived: u32,
     pub cluster_known: Vec<u32>,
     pub cluster_done: Vec<u32>,
+    /// Last access of a thread to the shared memory of another CTA: its clock, its instruction and its own CTA.
+    pub remote: BTreeMap<(usize, usize), (u32, u32, usize)>,
     pub pseudo: usize,
     pub timer: u64,
     /// First line that read memory nobody wrote, for the message of an uninitialised use.
@@ -230,23 +241,23 @@ impl<'a> Unit<'a> {
                     base: c as usize * warps_per * 32 + w * 32,
                     initial: mask,
                     alive: mask,
-                    regs: vec![[0xdead_beef_dead_beef; 32]; k.nregs as usize],
+                    regs: vec![[0; 32]; k.nregs as usize],
                     un: vec![!0; k.nregs as usize],
                     preds: vec![0; k.npreds as usize],
                     pun: vec![!0; k.npreds as usize],
                     carry: 0,
                     groups: vec![Group { pc: 0, mask, state: State::Ready }],
                     tid,
-                    local: vec![0xff; k.local_bytes as usize * 32],
+                    local: vec![0; k.local_bytes as usize * 32],
                     local_init: vec![0; k.local_bytes as usize * 32],
                     cp_open: vec![],
                     cp_groups: VecDeque::new(),
                     wg_open: vec![],
                     wg_groups: VecDeque::new(),
                     wg_regs: HashSet::new(),
+                    wg_fence: None,
                     bulk_open: vec![],
                     bulk_groups: VecDeque::new(),
-                    fenced: false,
                     spinning: false,
                     rotate: 0,
                 });
@@ -279,6 +290,7 @@ impl<'a> Unit<'a> {
             cluster_arrived: 0,
             cluster_known: vec![],
             cluster_done: vec![],
+            remote: BTreeMap::new(),
             pseudo: 0,
             timer: 0,
             uninit_hint: None,

@@ -4,12 +4,18 @@
 //! joins; a group that has used up its slice gives way once, so that spinning lanes cannot starve their neighbours.
 //! All of it depends on nothing but the program: the same launch takes the same path every time.
 
+use std::sync::atomic::Ordering;
+
 use super::{Group, Run, State, Stop, Unit, Warp};
 use crate::ir::Op;
 use crate::report::FindingKind;
 
 /// Instructions a warp runs before the next warp has its turn.
 const SLICE: u32 = 4096;
+/// What a volatile, acquiring or atomic read costs of it: warps that poll give way soon.
+const POLL: u32 = 64;
+/// Rounds of a unit before the next unit has its turn.
+const TURN: u32 = 64;
 /// Rounds in which nobody moved before it counts as a deadlock.
 const PATIENCE: u32 = 300;
 
@@ -36,9 +42,12 @@ pub(crate) enum Flow {
 impl Unit<'_> {
     /// Runs until the unit ends (true) or cannot go on without other units (false).
     pub fn run(&mut self) -> Run<bool> {
-        let mut idle = 0;
+        let (mut idle, mut rounds) = (0, 0);
         let alone = !self.view.through();
         loop {
+            if self.l.stopped.load(Ordering::Relaxed) < self.number {
+                return Err(Stop);
+            }
             let before = self.progress;
             let (mut alive, mut ran_on) = (false, false);
             for i in 0..self.warps.len() {
@@ -61,7 +70,8 @@ impl Unit<'_> {
             if self.progress != before || ran_on {
                 idle = 0;
                 // Units that take turns must let the others go on even if this one only computes.
-                if !alone && self.progress == before {
+                rounds += 1;
+                if !alone && (self.progress == before || rounds >= TURN) {
                     return Ok(false);
                 }
                 continue;
@@ -114,7 +124,7 @@ impl Unit<'_> {
                 let m = format!("more than {} instructions in one block", self.l.step_limit);
                 return Err(self.stop(FindingKind::StepLimit, w, lane(mask), pc, m));
             }
-            *budget -= 1;
+            *budget = budget.saturating_sub(if polls(&inst.op) { POLL } else { 1 });
             let mut ex = mask;
             if inst.guard != crate::ir::P_TRUE {
                 ex &= w.pred(inst.guard, inst.guard_neg);
@@ -183,8 +193,27 @@ impl Unit<'_> {
                 g.state = State::Ready;
             }
         }
+        if self.ctas[w.cta].live == 0 {
+            self.check_remote(w);
+        }
         self.recheck_barriers(w.cta);
         self.recheck_cluster();
+    }
+
+    /// A CTA has exited: what others did in its shared memory must have been ordered before that.
+    fn check_remote(&mut self, w: &Warp) {
+        let per = self.warps.len() / self.ctas.len();
+        let late = self.remote.range((w.cta, 0)..(w.cta + 1, 0)).find(|((_, thread), (clock, ..))| {
+            (w.cta * per..(w.cta + 1) * per).all(|i| self.hb.known[i][*thread] <= *clock)
+        });
+        if let Some((_, &(_, pc, cta))) = late {
+            let (line, end) = (self.k.insts[pc as usize].line, self.k.insts.len() as u32 - 1);
+            let m = format!(
+                "CTA {} of the cluster may exit before CTA {cta} has used its shared memory at line {line}",
+                w.cta
+            );
+            self.note(FindingKind::Race, w, 0, end, m);
+        }
     }
 
     fn finish(&mut self) -> Run<()> {
@@ -258,6 +287,14 @@ impl Unit<'_> {
             _ => w.groups[g] = Group { pc: pc + 1, mask, state: State::Ready },
         }
         Ok(true)
+    }
+}
+
+fn polls(op: &Op) -> bool {
+    match op {
+        Op::Ld(x) => x.order.strong,
+        Op::Atom(_) => true,
+        _ => false,
     }
 }
 

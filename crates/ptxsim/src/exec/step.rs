@@ -1,15 +1,18 @@
 //! One instruction of one group of lanes.
 
+use std::collections::HashSet;
+
 use super::run::Flow;
 use super::{Run, Unit, Warp, lanes};
 use crate::ir::*;
+use crate::launch::RESERVED_SHARED;
 use crate::report::FindingKind;
 use crate::types::{CLUSTER_SHIFT, SHARED_WINDOW, resolve};
 
 impl Unit<'_> {
     #[inline]
     pub(super) fn exec(&mut self, w: &mut Warp, op: &Op, pc: u32, ex: u32) -> Run<Flow> {
-        if !w.wg_regs.is_empty() {
+        if !self.k.wg_writes.is_empty() {
             self.check_accumulators(w, op, pc, ex)?;
         }
         let l = self.l;
@@ -24,6 +27,11 @@ impl Unit<'_> {
                 let mut out = [0; 32];
                 f(w.val(l, *a), w.val(l, *b), &mut out);
                 w.put(*d, ex, &out, w.unknown(*a) | w.unknown(*b));
+            }
+            Op::Clear(f, d, a, b) => {
+                let mut out = [0; 32];
+                f(w.val(l, *a), w.val(l, *b), &mut out);
+                w.put(*d, ex, &out, 0);
             }
             Op::A3(f, d, a, b, c) => {
                 let mut out = [0; 32];
@@ -161,6 +169,7 @@ impl Unit<'_> {
                 });
                 w.put_pred(*d, ex, m, w.unknown(*a));
             }
+            Op::ExplicitCluster(p) => w.put_pred(*p, ex, if l.explicit_cluster { !0 } else { 0 }, 0),
             Op::ActiveMask(d) => w.put(*d, ex, &[ex as u64; 32], 0),
             Op::Atom(x) => self.atom(w, x, pc, ex)?,
             Op::Brx { idx, targets } => {
@@ -191,10 +200,16 @@ impl Unit<'_> {
             Op::ClusterArrive => self.cluster_arrive(w, ex),
             Op::ClusterWait => return Ok(self.cluster_wait(ex)),
             Op::Fence(kind) => {
-                if *kind == FenceKind::ProxyAsync && l.races {
-                    self.hb.proxy_fence(w.id, w.base, ex);
+                if l.races {
+                    match kind {
+                        FenceKind::ProxyAsync => self.hb.proxy_fence(w.id, w.base, ex),
+                        FenceKind::Memory => {
+                            let time = self.view.inter().map_or(0, |i| i.fence());
+                            self.hb.memory_fence(w.base, ex, time);
+                        }
+                        FenceKind::Other => {}
+                    }
                 }
-                w.fenced = true;
             }
             Op::CpAsync(x) => self.cp_async(w, x, pc, ex)?,
             Op::CpCommit => self.cp_commit(w, ex),
@@ -229,9 +244,10 @@ impl Unit<'_> {
             }
             Op::Mbar(x) => return self.mbar(w, x, pc, ex),
             Op::Bulk(x) => self.bulk(w, x, pc, ex)?,
+            Op::Async(x) => self.async_update(w, x, pc, ex)?,
             Op::BulkCommit => self.bulk_commit(w, ex),
             Op::BulkWait(n) => self.bulk_wait(w, *n as usize, ex, pc)?,
-            Op::WgFence => {}
+            Op::WgFence => w.wg_fence = Some(HashSet::new()),
             Op::WgCommit => {
                 if ex != !0 {
                     return self.need_warp(w, pc, ex);
@@ -315,7 +331,8 @@ impl Unit<'_> {
             Special::Workspace { high } => all((l.workspace >> if high { 32 } else { 0 }) as u32),
             Special::GridId | Special::Zero => all(0),
             Special::DynSmem => all(l.dynamic),
-            Special::TotalSmem => all(l.shared_len as u32),
+            Special::TotalSmem => all(l.total_shared as u32),
+            Special::ReservedSmem { end } => all((l.reserved_at + if end { RESERVED_SHARED } else { 0 }) as u32),
             Special::ClusterId(d) => all(id[d as usize] / l.cluster[d as usize]),
             Special::NclusterId(d) => all(l.grid[d as usize] / l.cluster[d as usize]),
             Special::ClusterCtaid(d) => all(id[d as usize] % l.cluster[d as usize]),

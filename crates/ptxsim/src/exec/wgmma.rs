@@ -46,12 +46,9 @@ impl Desc {
     }
 }
 
+/// Bytes of an element.
 fn size(t: MatTy) -> usize {
-    match t {
-        MatTy::S8 | MatTy::U8 => 1,
-        MatTy::Tf32 => 4,
-        _ => 2,
-    }
+    (t.bits() / 8).max(1) as usize
 }
 
 impl Unit<'_> {
@@ -60,6 +57,18 @@ impl Unit<'_> {
         let unknown = w.unknown(x.b) | if x.a_desc { w.unknown(x.a[0]) } else { 0 } | w.pun[x.scale_d.0 as usize];
         if unknown != 0 {
             self.uninit(w, unknown, pc, "a descriptor or scale of wgmma");
+        }
+        let bad = match &w.wg_fence {
+            None => Some("the first wgmma of a warp"),
+            Some(dirty) => {
+                let d = x.d.iter().filter(|_| w.pred(x.scale_d.0, x.scale_d.1) & 1 == 1);
+                let a = x.a.iter().filter(|_| !x.a_desc);
+                d.chain(a).any(|r| dirty.contains(r)).then_some("a wgmma whose registers were just written")
+            }
+        };
+        if let Some(what) = bad {
+            let m = format!("{what} needs wgmma.fence in front of it");
+            return Err(self.stop(FindingKind::Misuse, w, 0, pc, m));
         }
         let a = (!x.a_desc).then(|| x.a.iter().map(|r| *w.val(l, *r)).collect());
         let op = WgOp {
@@ -107,10 +116,15 @@ impl Unit<'_> {
     /// An instruction while `wgmma` is in flight: accumulators must not be touched. A plain move is what compilers
     /// put around inline assembly; the hardware compiler serialises there, and so do we.
     pub(super) fn check_accumulators(&mut self, w: &mut Warp, op: &Op, pc: u32, ex: u32) -> Run<()> {
-        if matches!(op, Op::Wgmma(_) | Op::WgCommit | Op::WgWait(_) | Op::WgFence | Op::Bra(_) | Op::Nop) {
+        let k = self.k;
+        if let Some(dirty) = &mut w.wg_fence {
+            dirty.extend(k.wg_writes[pc as usize].iter());
+        }
+        if w.wg_regs.is_empty()
+            || matches!(op, Op::Wgmma(_) | Op::WgCommit | Op::WgWait(_) | Op::WgFence | Op::Bra(_) | Op::Nop)
+        {
             return Ok(());
         }
-        let k = self.k;
         if !k.regs_of[pc as usize].iter().any(|r| w.wg_regs.contains(r)) {
             return Ok(());
         }

@@ -25,6 +25,8 @@ pub(crate) struct Access {
     pub order: Order,
     /// Vector length, for alignment (`regs` leaves nothing out; `_` is a dummy register).
     pub vec: u32,
+    /// A plain load that belongs to an atomic update of its cell.
+    pub seed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,17 @@ pub(crate) enum RedOp {
     And,
     Or,
     Xor,
+}
+
+/// `st.async` and `red.async`.
+#[derive(Clone, Debug)]
+pub(crate) struct AsyncUpdate {
+    pub dst: (Reg, i64),
+    pub vals: Box<[Reg]>,
+    /// Bytes of one value.
+    pub size: u32,
+    pub red: Option<AtomKind>,
+    pub mbar: (Reg, i64),
 }
 
 /// `cp.async.bulk` and `cp.async.bulk.tensor`.

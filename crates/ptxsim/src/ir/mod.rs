@@ -70,6 +70,9 @@ pub(crate) enum Special {
     Workspace {
         high: bool,
     },
+    ReservedSmem {
+        end: bool,
+    },
     Zero,
 }
 
@@ -86,6 +89,8 @@ pub(crate) enum Op {
     Nop,
     A1(F1, Reg, Reg),
     A2(F2, Reg, Reg, Reg),
+    /// Clears a bit field, to be filled next: what was in the word before, even if nobody wrote it, matters no more.
+    Clear(F2, Reg, Reg, Reg),
     A3(F3, Reg, Reg, Reg, Reg),
     Mov(Reg, Reg),
     Lop3 {
@@ -171,6 +176,8 @@ pub(crate) enum Op {
         space: Space,
     },
     ActiveMask(Reg),
+    /// Sets a predicate if the launch asked for clusters.
+    ExplicitCluster(Pred),
     Ld(Box<Access>),
     St(Box<Access>),
     Atom(Box<Atom>),
@@ -199,6 +206,7 @@ pub(crate) enum Op {
     Wmma(Box<Wmma>),
     Mbar(Box<Mbar>),
     Bulk(Box<Bulk>),
+    Async(Box<AsyncUpdate>),
     BulkCommit,
     BulkWait(u32),
     WgFence,
@@ -250,6 +258,8 @@ pub(crate) struct Kernel {
     pub insts: Vec<Inst>,
     /// Registers each instruction names, if the kernel uses `wgmma`; empty otherwise.
     pub regs_of: Vec<Box<[Reg]>>,
+    /// Registers of `wgmma` operands that each instruction writes, if the kernel uses `wgmma`; empty otherwise.
+    pub wg_writes: Vec<Box<[Reg]>>,
     pub nregs: u32,
     pub npreds: u32,
     pub consts: Vec<Const>,
@@ -258,6 +268,8 @@ pub(crate) struct Kernel {
     pub param_bytes: u32,
     pub shared_bytes: u32,
     pub shared_align: u32,
+    /// The kernel asks for the shared memory that a driver reserves for itself.
+    pub reserved: bool,
     pub local_bytes: u32,
     pub limits: Limits,
     /// CTAs may talk to each other: they run one after the other, in one memory.

@@ -11,6 +11,31 @@ pub(crate) enum MatTy {
     S8,
     U8,
     F64,
+    E4m3,
+    E5m2,
+    S4,
+    U4,
+    B1,
+}
+
+impl MatTy {
+    /// Bits of one element in a fragment.
+    pub fn bits(self) -> u32 {
+        match self {
+            MatTy::F64 => 64,
+            MatTy::Tf32 => 32,
+            MatTy::F16 | MatTy::Bf16 => 16,
+            MatTy::S8 | MatTy::U8 | MatTy::E4m3 | MatTy::E5m2 => 8,
+            MatTy::S4 | MatTy::U4 => 4,
+            MatTy::B1 => 1,
+        }
+    }
+    pub fn is_int(self) -> bool {
+        matches!(self, MatTy::S8 | MatTy::U8 | MatTy::S4 | MatTy::U4 | MatTy::B1)
+    }
+    pub fn is_f8(self) -> bool {
+        matches!(self, MatTy::E4m3 | MatTy::E5m2)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +57,8 @@ pub(crate) struct Mma {
     pub acc: AccTy,
     pub c_acc: AccTy,
     pub sat: bool,
+    /// Binary matrices: combine with `and` instead of `xor` before counting.
+    pub and: bool,
     pub d: Box<[Reg]>,
     pub a: Box<[Reg]>,
     pub b: Box<[Reg]>,
@@ -56,8 +83,8 @@ pub(crate) struct Wmma {
     pub m: u32,
     pub n: u32,
     pub k: u32,
-    /// Bytes of an element in memory and in the fragment.
-    pub elem: u32,
+    /// Bits of an element in memory and in the fragment.
+    pub bits: u32,
     pub space: Space,
     pub addr: Reg,
     pub off: i64,

@@ -108,9 +108,12 @@ impl Lower<'_> {
 
     fn load_store(&mut self, load: bool, m: &mut Mods, raw: &Raw) -> Result<bool> {
         let cached = m.rest.iter().any(|h| h.contains("cache_hint"));
-        let n = 2 + cached as usize;
+        let n = 2 + cached as usize + m.rest.contains(&"async") as usize;
         self.want(raw, n..=n)?;
         let order = order(m);
+        if !load && m.take("async") {
+            return self.async_update(order, m, raw);
+        }
         let Some(mut space) = space(m) else { return Ok(false) };
         let vec = match m.take_any(&["v2", "v4", "v8"]) {
             Some("v2") => 2,
@@ -142,7 +145,7 @@ impl Lower<'_> {
             return self.err(format!("{} with {} registers", raw.op, regs.len()));
         }
         let sext = (load && ty.signed() && ty.size() < 8).then(|| self.width(&first));
-        let access = Box::new(Access { space, addr, off, size: ty.size(), sext, regs, order, vec });
+        let access = Box::new(Access { space, addr, off, size: ty.size(), sext, regs, order, vec, seed: false });
         self.emit(if load { Op::Ld(access) } else { Op::St(access) });
         Ok(true)
     }

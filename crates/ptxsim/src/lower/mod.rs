@@ -5,12 +5,14 @@
 
 mod alu;
 mod atomics;
+mod call;
 mod control;
 mod copy;
 mod memory;
 mod operand;
 mod sync;
 mod tensor;
+mod watch;
 
 use std::collections::HashMap;
 
@@ -119,11 +121,17 @@ pub(crate) fn kernel(ast: &Ast, func: &Func) -> Result<Kernel> {
     lo.emit_end();
     lo.resolve()?;
     lo.place_constants();
+    let reserved = |i: &Inst| matches!(i.op, Op::Special { s: Special::ReservedSmem { .. }, .. });
+    let reserved = lo.insts.iter().any(reserved);
+    watch::mark_seeds(&mut lo.insts);
+    watch::mark_fields(&mut lo.insts, &lo.names);
     let regs_of = lo.registers_named();
+    let wg_writes = watch::wgmma_writes(&mut lo.insts);
     Ok(Kernel {
         name: func.name.clone(),
         insts: lo.insts,
         regs_of,
+        wg_writes,
         nregs: lo.nregs,
         npreds: lo.npreds,
         consts: lo.consts,
@@ -132,6 +140,7 @@ pub(crate) fn kernel(ast: &Ast, func: &Func) -> Result<Kernel> {
         param_bytes: off,
         shared_bytes: lo.shared as u32,
         shared_align: lo.shared_align,
+        reserved,
         local_bytes: lo.local.next_multiple_of(16) as u32,
         limits: func.limits.clone(),
         coherent: lo.coherent,
@@ -156,7 +165,10 @@ impl<'a> Lower<'a> {
     fn module_shared(&mut self) -> Result<()> {
         self.push_scope(None);
         for v in &self.ast.vars {
-            if v.space == Space::Shared && v.size.is_some() {
+            if v.space == Space::Shared && v.size.is_none() {
+                // Dynamic shared memory starts at a multiple of what its declarations ask for.
+                self.shared_align = self.shared_align.max(v.align);
+            } else if v.space == Space::Shared {
                 let off = self.place_shared(v)?;
                 self.bind(&v.name, Sym::Shared(off), Ty::B64);
             }

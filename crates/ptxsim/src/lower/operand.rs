@@ -2,9 +2,9 @@
 
 use super::{Lower, Sym};
 use crate::ast::{Arg, Raw};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ir::*;
-use crate::types::{Space, Ty};
+use crate::types::{Space, Ty, function_address};
 
 impl Lower<'_> {
     /// A source operand read as type `ty`.
@@ -27,6 +27,13 @@ impl Lower<'_> {
                     match self.ast.vars.iter().position(|v| v.name == *n) {
                         Some(i) if self.ast.vars[i].space == Space::Shared => Ok(self.constant(Const::Dynamic(*add))),
                         Some(i) => Ok(self.constant(Const::Global(i, *add))),
+                        None if self.ast.funcs.iter().any(|f| f.name == *n && !f.entry) => {
+                            let i = self.ast.funcs.iter().position(|f| f.name == *n && f.body.is_some());
+                            let Some(i) = i else {
+                                return Err(Error::unsupported(self.line, format!("the address of {n}")));
+                            };
+                            Ok(self.constant(Const::Int(function_address(i))))
+                        }
                         None if n.starts_with('%') => self.err(format!("register {n} is not declared")),
                         None => self.err(format!("{n} is not declared")),
                     }
@@ -80,6 +87,11 @@ impl Lower<'_> {
             Arg::Int(v) => Ok((if *v != 0 { P_TRUE } else { P_FALSE }, false)),
             Arg::Name(n, 0) => match self.lookup(n) {
                 Some((Sym::Pred(p), _)) => Ok((p, false)),
+                None if n == "%is_explicit_cluster" => {
+                    let p = self.pred_dst(&Arg::Sink)?;
+                    self.emit_always(Op::ExplicitCluster(p));
+                    Ok((p, false))
+                }
                 _ => self.err(format!("{n} is no predicate")),
             },
             _ => self.err("predicate of the wrong form"),
@@ -147,6 +159,11 @@ impl Lower<'_> {
     }
 }
 
+/// True for `prefix` and a number below `n`.
+fn numbered(name: &str, prefix: &str, n: u32) -> bool {
+    name.strip_prefix(prefix).and_then(|d| d.parse().ok()).is_some_and(|i: u32| i < n)
+}
+
 /// The special register of a name.
 pub(super) fn special(n: &str) -> Option<Special> {
     let dim = |s: &str| match s {
@@ -177,7 +194,8 @@ pub(super) fn special(n: &str) -> Option<Special> {
         "%lanemask_lt" => Special::LaneMask(2),
         "%lanemask_ge" => Special::LaneMask(3),
         "%lanemask_gt" => Special::LaneMask(4),
-        "%clock" | "%clock64" | "%clock_hi" => Special::Clock,
+        "%clock" | "%clock64" => Special::Clock,
+        "%clock_hi" => Special::Zero,
         "%globaltimer" | "%globaltimer_lo" => Special::GlobalTimer,
         "%globaltimer_hi" => Special::Zero,
         "%smid" => Special::SmId,
@@ -190,7 +208,14 @@ pub(super) fn special(n: &str) -> Option<Special> {
         // Cooperative groups find the barrier of the grid here.
         "%envreg1" => Special::Workspace { high: true },
         "%envreg2" => Special::Workspace { high: false },
-        "%envreg0" => Special::Zero,
+        // Cooperative groups keep the state of tiles larger than a warp in memory that the driver reserves.
+        "%reserved_smem_offset_begin" | "%reserved_smem_offset_0" | "%reserved_smem_offset_1" => {
+            Special::ReservedSmem { end: false }
+        }
+        "%reserved_smem_offset_end" | "%reserved_smem_offset_cap" => Special::ReservedSmem { end: true },
+        "%aggr_smem_size" => Special::TotalSmem,
+        "%current_graph_exec" => Special::Zero,
+        n if numbered(n, "%envreg", 32) || numbered(n, "%pm", 8) => Special::Zero,
         _ => return None,
     })
 }
@@ -199,7 +224,7 @@ pub(super) fn special(n: &str) -> Option<Special> {
 pub(super) fn each_reg(op: &mut Op, f: &mut dyn FnMut(&mut Reg)) {
     match op {
         Op::A1(_, d, a) | Op::Mov(d, a) | Op::MovMatrix { d, a } => [d, a].into_iter().for_each(f),
-        Op::A2(_, d, a, b) => [d, a, b].into_iter().for_each(f),
+        Op::A2(_, d, a, b) | Op::Clear(_, d, a, b) => [d, a, b].into_iter().for_each(f),
         Op::A3(_, d, a, b, c) => [d, a, b, c].into_iter().for_each(f),
         Op::Lop3 { d, s, .. } | Op::Carry { d, s, .. } => {
             f(d);
@@ -255,6 +280,9 @@ pub(super) fn each_reg(op: &mut Op, f: &mut dyn FnMut(&mut Reg)) {
             x.map.iter_mut().chain(x.mbar.iter_mut()).for_each(|(r, _)| f(r));
             x.coords.iter_mut().chain(x.size.iter_mut()).chain(x.multicast.iter_mut()).for_each(f);
         }
+        Op::Async(x) => {
+            [&mut x.dst.0, &mut x.mbar.0].into_iter().chain(&mut x.vals).for_each(f);
+        }
         Op::Wgmma(x) => {
             f(&mut x.b);
             x.d.iter_mut().chain(&mut x.a).for_each(f);
@@ -262,6 +290,7 @@ pub(super) fn each_reg(op: &mut Op, f: &mut dyn FnMut(&mut Reg)) {
         Op::Mapa { d, a, rank, .. } => [d, a, rank].into_iter().for_each(f),
         Op::GetCtaRank { d, a, .. } => [d, a].into_iter().for_each(f),
         Op::Nop
+        | Op::ExplicitCluster(_)
         | Op::Pred2 { .. }
         | Op::Bra(_)
         | Op::Exit

@@ -24,31 +24,47 @@ fn shape(m: &mut Mods) -> Option<(u32, u32, u32)> {
     Some((mm.parse().ok()?, n.parse().ok()?, k.parse().ok()?))
 }
 
-fn mat(t: Ty) -> Option<MatTy> {
+/// The types of an opcode in their order, those of matrix elements too, which are no types of registers.
+fn element_types(op: &str) -> Vec<&str> {
+    let f8 = |w: &&str| matches!(*w, "e4m3" | "e5m2" | "s4" | "u4" | "b1");
+    op.split('.').skip(1).filter(|w| Ty::parse(w).is_some() || f8(w)).collect()
+}
+
+fn mat(t: &str) -> Option<MatTy> {
     Some(match t {
-        Ty::F16 => MatTy::F16,
-        Ty::BF16 => MatTy::Bf16,
-        Ty::TF32 => MatTy::Tf32,
-        Ty::S8 => MatTy::S8,
-        Ty::U8 => MatTy::U8,
-        Ty::F64 => MatTy::F64,
+        "f16" => MatTy::F16,
+        "bf16" => MatTy::Bf16,
+        "tf32" => MatTy::Tf32,
+        "s8" => MatTy::S8,
+        "u8" => MatTy::U8,
+        "f64" => MatTy::F64,
+        "e4m3" => MatTy::E4m3,
+        "e5m2" => MatTy::E5m2,
+        "s4" => MatTy::S4,
+        "u4" => MatTy::U4,
+        "b1" => MatTy::B1,
         _ => return None,
     })
 }
 
-fn acc(t: Ty) -> Option<AccTy> {
+fn acc(t: &str) -> Option<AccTy> {
     Some(match t {
-        Ty::F32 => AccTy::F32,
-        Ty::F16 => AccTy::F16,
-        Ty::S32 => AccTy::S32,
-        Ty::F64 => AccTy::F64,
+        "f32" => AccTy::F32,
+        "f16" => AccTy::F16,
+        "s32" => AccTy::S32,
+        "f64" => AccTy::F64,
         _ => return None,
     })
+}
+
+/// Integers of one size go together in any combination of signs, 8-bit floats in any combination of formats.
+fn agree(a: MatTy, b: MatTy) -> bool {
+    a == b || (a.is_int() || a.is_f8()) && a.is_int() == b.is_int() && a.bits() == b.bits()
 }
 
 /// Registers a lane holds for `elems` elements of a 32-lane fragment.
-fn frag_regs(elems: u32, bytes: u32) -> usize {
-    (elems / 32 * bytes).div_ceil(4).max(1) as usize
+fn frag_regs(elems: u32, bits: u32) -> usize {
+    (elems / 32 * bits).div_ceil(bits.max(32)).max(1) as usize
 }
 
 impl Lower<'_> {
@@ -109,23 +125,36 @@ impl Lower<'_> {
         }
         let Some((mm, n, k)) = shape(m) else { return Ok(false) };
         let sat = m.take("satfinite");
-        let [dt, at, bt, ct] = *m.tys.as_slice() else { return Ok(false) };
+        let tys = element_types(&raw.op);
+        m.rest.retain(|w| !tys.contains(w));
+        let [dt, at, bt, ct] = *tys.as_slice() else { return Ok(false) };
         let (Some(a_ty), Some(b_ty), Some(dt), Some(ct)) = (mat(at), mat(bt), acc(dt), acc(ct)) else {
             return Ok(false);
         };
-        let int = |t: MatTy| matches!(t, MatTy::S8 | MatTy::U8);
+        let and = m.take("and");
+        if a_ty == MatTy::B1 && (!(and || m.take("xor")) || !m.take("popc")) {
+            return Ok(false);
+        }
+        if a_ty == MatTy::F64 {
+            m.take("rn");
+        }
+        let float = |t: AccTy| matches!(t, AccTy::F32 | AccTy::F16);
+        let same = |t: AccTy| dt == t && ct == t;
         let fits = match (mm, n, k, a_ty) {
-            (16, 8, 8 | 16, MatTy::F16) => b_ty == a_ty && dt != AccTy::S32 && dt != AccTy::F64,
-            (16, 8, 8 | 16, MatTy::Bf16) => b_ty == a_ty && dt == AccTy::F32 && ct == AccTy::F32,
-            (16, 8, 4 | 8, MatTy::Tf32) => b_ty == a_ty && dt == AccTy::F32 && ct == AccTy::F32,
-            (16, 8, 16 | 32, t) if int(t) => int(b_ty) && dt == AccTy::S32 && ct == AccTy::S32,
+            (16, 8, 8 | 16, MatTy::F16) => float(dt) && float(ct),
+            (16, 8, 8 | 16, MatTy::Bf16) | (16, 8, 4 | 8, MatTy::Tf32) => same(AccTy::F32),
+            (16, 8, 16 | 32, MatTy::E4m3 | MatTy::E5m2) => float(dt) && dt == ct,
+            (8, 8, 16, MatTy::S8 | MatTy::U8) | (16, 8, 16 | 32, MatTy::S8 | MatTy::U8) => same(AccTy::S32),
+            (8, 8, 32, MatTy::S4 | MatTy::U4) | (16, 8, 32 | 64, MatTy::S4 | MatTy::U4) => same(AccTy::S32),
+            (8, 8, 128, MatTy::B1) | (16, 8, 128 | 256, MatTy::B1) => same(AccTy::S32),
+            (8, 8, 4, MatTy::F64) | (16, 8, 4 | 8 | 16, MatTy::F64) => same(AccTy::F64),
             _ => false,
         };
-        if !fits || !m.rest.is_empty() || (sat && !int(a_ty)) {
+        if !fits || !agree(a_ty, b_ty) || !m.rest.is_empty() || (sat && !a_ty.is_int()) {
             return Ok(false);
         }
         self.want(raw, 4..=4)?;
-        let x = self.mma_operands(raw, (mm, n, k), a_ty, b_ty, dt, ct, sat, false)?;
+        let x = self.mma_operands(raw, (mm, n, k), a_ty, b_ty, dt, ct, sat, and, false)?;
         self.emit(Op::Mma(Box::new(x)));
         Ok(true)
     }
@@ -140,31 +169,31 @@ impl Lower<'_> {
         acc: AccTy,
         c_acc: AccTy,
         sat: bool,
+        and: bool,
         wmma: bool,
     ) -> Result<Mma> {
+        let ty = if a_ty == MatTy::F64 { Ty::B64 } else { Ty::B32 };
         let d = self.vec_dst(&raw.args[0])?;
-        let a = self.vec_src(&raw.args[1], Ty::B32)?;
-        let b = self.vec_src(&raw.args[2], Ty::B32)?;
-        let c = self.vec_src(&raw.args[3], Ty::B32)?;
-        let size = |t: MatTy| match t {
-            MatTy::S8 | MatTy::U8 => 1,
-            MatTy::Tf32 => 4,
-            MatTy::F64 => 8,
-            _ => 2,
+        let a = self.vec_src(&raw.args[1], ty)?;
+        let b = self.vec_src(&raw.args[2], ty)?;
+        let c = self.vec_src(&raw.args[3], ty)?;
+        let bits = |t: AccTy| match t {
+            AccTy::F16 => 16,
+            AccTy::F64 => 64,
+            _ => 32,
         };
-        let asize = |t: AccTy| if t == AccTy::F16 { 2 } else { 4 };
-        let rep = |x: usize| if wmma && size(a_ty) == 2 && a_ty == MatTy::F16 { x * wmma_copies(x) } else { x };
+        let rep = |x: usize| if wmma && a_ty == MatTy::F16 { x * wmma_copies(x) } else { x };
         let want = [
-            frag_regs(m * n, asize(acc)),
-            rep(frag_regs(m * k, size(a_ty))),
-            rep(frag_regs(n * k, size(b_ty))),
-            frag_regs(m * n, asize(c_acc)),
+            frag_regs(m * n, bits(acc)),
+            rep(frag_regs(m * k, a_ty.bits())),
+            rep(frag_regs(n * k, b_ty.bits())),
+            frag_regs(m * n, bits(c_acc)),
         ];
         let have = [d.len(), a.len(), b.len(), c.len()];
         if want != have {
             return self.err(format!("{} takes {want:?} registers, not {have:?}", raw.op));
         }
-        Ok(Mma { m, n, k, a_ty, b_ty, acc, c_acc, sat, d, a, b, c, wmma })
+        Ok(Mma { m, n, k, a_ty, b_ty, acc, c_acc, sat, and, d, a, b, c, wmma })
     }
 
     /// `wmma.load`, `wmma.store`, `wmma.mma`. PTX leaves the layout of fragments open; ours is element `i` of the
@@ -175,9 +204,8 @@ impl Lower<'_> {
             return Ok(false);
         }
         let Some(sh @ (mm, n, k)) = shape(m) else { return Ok(false) };
-        if !matches!(sh, (16, 16, 16) | (32, 8, 16) | (8, 32, 16) | (16, 16, 8)) {
-            return Ok(false);
-        }
+        let tys = element_types(&raw.op);
+        m.rest.retain(|w| !tys.contains(w));
         if op == "mma" {
             self.want(raw, 4..=4)?;
             // Layouts were settled when the fragments were loaded.
@@ -185,22 +213,29 @@ impl Lower<'_> {
                 m.take_any(&["row", "col"]);
             }
             let sat = m.take("satfinite");
-            let tys = match *m.tys.as_slice() {
+            let and = m.take("and");
+            let operands = match *tys.as_slice() {
                 [d, c] => Some((MatTy::F16, MatTy::F16, acc(d), acc(c))),
                 [d, a, b, c] => mat(a).zip(mat(b)).map(|(a, b)| (a, b, acc(d), acc(c))),
                 _ => None,
             };
-            let Some((a, b, Some(d), Some(c))) = tys.filter(|_| m.rest.is_empty()) else { return Ok(false) };
-            let ok = match a {
-                MatTy::Tf32 => sh == (16, 16, 8) && d == AccTy::F32,
-                MatTy::S8 | MatTy::U8 => sh != (16, 16, 8) && d == AccTy::S32,
-                MatTy::F16 => sh != (16, 16, 8) && d != AccTy::S32,
-                _ => sh != (16, 16, 8) && d == AccTy::F32,
-            };
-            if !ok {
+            let Some((a, b, Some(d), Some(c))) = operands else { return Ok(false) };
+            if a == MatTy::B1 && (!(and || m.take("xor")) || !m.take("popc")) {
                 return Ok(false);
             }
-            let x = self.mma_operands(raw, sh, a, b, d, c, sat, true)?;
+            if a == MatTy::F64 {
+                m.take("rn");
+            }
+            let fits = match a {
+                MatTy::F16 => matches!((d, c), (AccTy::F16 | AccTy::F32, AccTy::F16 | AccTy::F32)),
+                MatTy::Bf16 | MatTy::Tf32 => (d, c) == (AccTy::F32, AccTy::F32),
+                MatTy::F64 => (d, c) == (AccTy::F64, AccTy::F64),
+                t => t.is_int() && (d, c) == (AccTy::S32, AccTy::S32),
+            };
+            if !m.rest.is_empty() || !fits || !agree(a, b) || !wmma_shape(sh, a) {
+                return Ok(false);
+            }
+            let x = self.mma_operands(raw, sh, a, b, d, c, sat, and, true)?;
             self.emit(Op::Mma(Box::new(x)));
             return Ok(true);
         }
@@ -217,24 +252,40 @@ impl Lower<'_> {
             return Ok(false);
         }
         let Some(space) = space(m).filter(|_| m.rest.is_empty()) else { return Ok(false) };
-        let Some(ty) = m.ty() else { return Ok(false) };
-        let elem = ty.size();
+        let [ty] = *tys.as_slice() else { return Ok(false) };
+        let (Some(bits), true) = (
+            match (frag, ty) {
+                (Frag::C, "f16") => Some(16),
+                (Frag::C, "f64") => Some(64),
+                (Frag::C, "f32" | "s32") => Some(32),
+                (Frag::C, _) => None,
+                // The elements of tf32 fragments may be called b32.
+                (_, "b32") if sh == (16, 16, 8) => Some(32),
+                (_, t) => mat(t).filter(|t| wmma_shape(sh, *t)).map(MatTy::bits),
+            },
+            wmma_any(sh),
+        ) else {
+            return Ok(false);
+        };
+        if bits < 8 && (frag == Frag::A && col || frag == Frag::B && !col) {
+            return Ok(false);
+        }
         self.want(raw, 2..=3)?;
         let (mem, val) = if store { (0, 1) } else { (1, 0) };
         let (addr, off, _) = self.address(&raw.args[mem])?;
-        let regs = if store { self.vec_src(&raw.args[val], Ty::B32)? } else { self.vec_dst(&raw.args[val])? };
+        let regs = if store { self.vec_src(&raw.args[val], Ty::B64)? } else { self.vec_dst(&raw.args[val])? };
         let stride = raw.args.get(2).map(|s| self.src(s, Ty::U32)).transpose()?;
         let elems = match frag {
             Frag::A => mm * k,
             Frag::B => n * k,
             Frag::C => mm * n,
         };
-        let base = frag_regs(elems, elem);
-        let want = if frag != Frag::C && ty == Ty::F16 { base * wmma_copies(base) } else { base };
+        let base = frag_regs(elems, bits);
+        let want = if frag != Frag::C && ty == "f16" { base * wmma_copies(base) } else { base };
         if regs.len() != want {
             return self.err(format!("{} takes {want} registers, not {}", raw.op, regs.len()));
         }
-        let x = Wmma { frag, store, col, m: mm, n, k, elem, space, addr, off, stride, regs };
+        let x = Wmma { frag, store, col, m: mm, n, k, bits, space, addr, off, stride, regs };
         self.emit(Op::Wmma(Box::new(x)));
         Ok(true)
     }
@@ -266,14 +317,17 @@ impl Lower<'_> {
         }
         let Some((64, n, k)) = shape(m) else { return Ok(false) };
         m.take("satfinite");
-        let [dt, at, bt] = *m.tys.as_slice() else { return Ok(false) };
+        let tys = element_types(&raw.op);
+        m.rest.retain(|w| !tys.contains(w));
+        let [dt, at, bt] = *tys.as_slice() else { return Ok(false) };
         let (Some(acc), Some(ty), Some(b_ty)) = (acc(dt), mat(at), mat(bt)) else { return Ok(false) };
         let fits = match ty {
             MatTy::F16 => k == 16 && b_ty == ty && matches!(acc, AccTy::F32 | AccTy::F16),
             MatTy::Bf16 => k == 16 && b_ty == ty && acc == AccTy::F32,
             MatTy::Tf32 => k == 8 && b_ty == ty && acc == AccTy::F32,
             MatTy::S8 | MatTy::U8 => k == 32 && matches!(b_ty, MatTy::S8 | MatTy::U8) && acc == AccTy::S32,
-            MatTy::F64 => false,
+            MatTy::E4m3 | MatTy::E5m2 => k == 32 && b_ty.is_f8() && matches!(acc, AccTy::F32 | AccTy::F16),
+            MatTy::F64 | MatTy::S4 | MatTy::U4 | MatTy::B1 => false,
         };
         if !fits || n % 8 != 0 || n == 0 || n > 256 || !m.rest.is_empty() {
             return Ok(false);
@@ -305,6 +359,23 @@ impl Lower<'_> {
         self.emit(Op::Wgmma(Box::new(w)));
         Ok(true)
     }
+}
+
+/// The shapes of `wmma` for elements of a type.
+fn wmma_shape(sh: (u32, u32, u32), t: MatTy) -> bool {
+    match t {
+        MatTy::F16 | MatTy::Bf16 | MatTy::S8 | MatTy::U8 => matches!(sh, (16, 16, 16) | (32, 8, 16) | (8, 32, 16)),
+        MatTy::Tf32 => sh == (16, 16, 8),
+        MatTy::F64 => sh == (8, 8, 4),
+        MatTy::S4 | MatTy::U4 => sh == (8, 8, 32),
+        MatTy::B1 => sh == (8, 8, 128),
+        MatTy::E4m3 | MatTy::E5m2 => false,
+    }
+}
+
+fn wmma_any(sh: (u32, u32, u32)) -> bool {
+    let types = [MatTy::F16, MatTy::Tf32, MatTy::F64, MatTy::S4, MatTy::B1];
+    types.into_iter().any(|t| wmma_shape(sh, t))
 }
 
 /// PTX gives an f16 `wmma` fragment of a or b eight registers in every shape; some hold copies.

@@ -1,8 +1,9 @@
 //! Races between CTAs that take turns (kernels with global atomics).
 //!
 //! Turns give every access a time. A CTA releases when it does an atomic after a fence, and acquires when it reads
-//! what such an atomic left. An access is ordered after another CTA's earlier one if that CTA released between the
-//! earlier access and the last acquire here. Coarser than happens-before, so it never accuses a correct kernel.
+//! what such an atomic left. An access is ordered after another CTA's earlier one if a fence of that CTA came after
+//! the earlier access, and the atomic behind the fence before the last acquire here. Coarser than happens-before, so
+//! it never accuses a correct kernel.
 
 use std::collections::HashMap;
 
@@ -13,6 +14,8 @@ use super::view::PAGE;
 struct Cell {
     w: (u32, u64, Stamp, u8),
     r: (u32, u64, Stamp, u8),
+    /// The last plain write below atomics.
+    below: (u32, u64, Stamp, u8),
 }
 
 /// A conflict with another unit: its number, its stamp, whether it wrote.
@@ -27,7 +30,8 @@ pub(crate) struct InterConflict {
 pub(crate) struct Inter {
     now: u64,
     pages: HashMap<(u32, u32), Vec<Cell>>,
-    releases: HashMap<u32, Vec<u64>>,
+    /// Of each unit: times of its atomics behind fences, with the latest fence up to there.
+    releases: HashMap<u32, Vec<(u64, u64)>>,
     locations: HashMap<u64, u64>,
     seen: HashMap<u32, u64>,
 }
@@ -39,13 +43,22 @@ impl Inter {
         }
         let seen = self.seen.get(&me).copied().unwrap_or(0);
         let Some(rel) = self.releases.get(&other) else { return false };
-        let i = rel.partition_point(|r| *r <= time);
-        rel.get(i).is_some_and(|r| *r <= seen)
+        let n = rel.partition_point(|r| r.0 <= seen);
+        n > 0 && rel[n - 1].1 > time
     }
 
-    pub fn release(&mut self, me: u32, addr: u64) {
+    /// The time of a fence.
+    pub fn fence(&mut self) -> u64 {
         self.now += 1;
-        self.releases.entry(me).or_default().push(self.now);
+        self.now
+    }
+
+    /// An atomic whose thread did its last fence at time `fence`.
+    pub fn release(&mut self, me: u32, addr: u64, fence: u64) {
+        self.now += 1;
+        let list = self.releases.entry(me).or_default();
+        let latest = list.last().map_or(0, |r| r.1).max(fence);
+        list.push((self.now, latest));
         self.locations.insert(addr, self.now);
     }
 
@@ -76,7 +89,7 @@ impl Inter {
             let hi = (o + n).min(i * 4 + 4) - i * 4;
             let mask = (((1u32 << (hi - lo)) - 1) << lo) as u8;
             let c = &mut cells[i];
-            for (prev, w) in [(c.w, true), (c.r, false)] {
+            for (prev, w) in [(c.w, true), (c.r, false), (c.below, true)] {
                 if (write || w) && prev.3 & mask != 0 && prev.0 != me && prev.2 & stamp & STRONG == 0 {
                     check.push((prev, w));
                 }
@@ -84,7 +97,12 @@ impl Inter {
             if write {
                 // One's own plain read before an atomic is part of a compare-and-swap loop.
                 let r = if c.r.0 == me && stamp & STRONG != 0 { (0, 0, 0, 0) } else { c.r };
-                *c = Cell { w: (me, now, stamp, mask), r };
+                let below = match (stamp & STRONG, c.w.2 & STRONG) {
+                    (0, _) => Cell::default().below,
+                    (_, 0) => c.w,
+                    _ => c.below,
+                };
+                *c = Cell { w: (me, now, stamp, mask), r, below };
             } else if c.r.0 != me || c.r.1 == 0 {
                 c.r = (me, now, stamp, mask);
             } else {

@@ -3,7 +3,8 @@
 //! Time is a clock per thread that advances when the thread releases (barrier, fence before an atomic, mbarrier
 //! arrival). A stamp is (thread, clock, instruction). Every warp knows for every thread up to which clock its
 //! accesses are ordered before its own; an earlier access by another thread whose clock is not below that is a race.
-//! Cells hold the last writer and two readers per 4-byte word; words that are accessed in parts split into bytes.
+//! Cells hold the last writer and two readers per 4-byte word; words that are accessed in parts split into bytes. Under
+//! atomics the place of the second reader keeps the last plain write, which other atomics must be ordered after.
 
 /// A stamp: bits 0–13 thread, 14–39 clock, 40–59 instruction, 60–63 flags. Zero is "never".
 pub(crate) type Stamp = u64;
@@ -14,6 +15,8 @@ pub(crate) const IN_FLIGHT: Stamp = 1 << 60;
 pub(crate) const STRONG: Stamp = 1 << 61;
 /// Written by cp.async or the async proxy, so that no proxy fence is owed.
 pub(crate) const ASYNC: Stamp = 1 << 62;
+/// In the place of a reader: the last plain write below atomics.
+const BELOW: Stamp = 1 << 63;
 const SPLIT: Stamp = u64::MAX;
 pub(crate) const MAX_CLOCK: u32 = (1 << 26) - 2;
 
@@ -73,10 +76,12 @@ impl Cell {
             bad = Some(Conflict { prev: self.w, prev_write: true, in_flight: true });
         } else if who.clash(self.w) {
             bad = Some(Conflict { prev: self.w, prev_write: true, in_flight: false });
+        } else if self.r2 & BELOW != 0 && who.clash(self.r2) {
+            bad = Some(Conflict { prev: self.r2, prev_write: true, in_flight: false });
         }
         if who.after(self.r) {
             self.r = who.stamp;
-        } else {
+        } else if self.r2 & BELOW == 0 {
             self.r2 = who.stamp;
         }
         bad
@@ -91,9 +96,15 @@ impl Cell {
         } else if who.clash(self.r) {
             bad = Some(Conflict { prev: self.r, prev_write: false, in_flight: false });
         } else if who.clash(self.r2) {
-            bad = Some(Conflict { prev: self.r2, prev_write: false, in_flight: false });
+            bad = Some(Conflict { prev: self.r2, prev_write: self.r2 & BELOW != 0, in_flight: false });
         }
-        *self = Cell { w: who.stamp, r: 0, r2: 0 };
+        let below = match (who.stamp & STRONG, self.w & STRONG) {
+            (0, _) => 0,
+            (_, 0) if self.w != 0 => self.w & !(IN_FLIGHT | ASYNC) | BELOW,
+            _ if self.r2 & BELOW != 0 => self.r2,
+            _ => 0,
+        };
+        *self = Cell { w: who.stamp, r: 0, r2: below };
         bad
     }
 }

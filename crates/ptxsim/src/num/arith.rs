@@ -25,15 +25,16 @@ pub(crate) fn fma_odd(a: f64, b: f64, c: f64) -> f64 {
     add_odd(a * b, c)
 }
 
-fn zero_sign(x: f64, exact_zero: bool, rnd: Rnd) -> f64 {
-    // An exact cancellation is -0 when rounding down, +0 otherwise.
-    if exact_zero && x == 0.0 && rnd == Rnd::M { -0.0 } else { x }
+/// The sum `s` of `a` and `b`: an exact cancellation is -0 when rounding down, +0 otherwise.
+fn zero_sign(s: f64, a: f64, b: f64, rnd: Rnd) -> f64 {
+    let cancels = a == -b && a.is_sign_negative() != b.is_sign_negative();
+    if cancels && s == 0.0 && rnd == Rnd::M { -0.0 } else { s }
 }
 
 /// a + b in f32 with any rounding.
 pub(crate) fn add32(a: f32, b: f32, rnd: Rnd) -> f32 {
     let (a, b) = (a as f64, b as f64);
-    let s = zero_sign(add_odd(a, b), a == -b && a != 0.0, rnd);
+    let s = zero_sign(add_odd(a, b), a, b, rnd);
     f32::from_bits(narrow(s, F32, rnd))
 }
 
@@ -45,7 +46,7 @@ pub(crate) fn mul32(a: f32, b: f32, rnd: Rnd) -> f32 {
 /// a * b + c in f32 with any rounding.
 pub(crate) fn fma32(a: f32, b: f32, c: f32, rnd: Rnd) -> f32 {
     let p = a as f64 * b as f64;
-    let s = zero_sign(add_odd(p, c as f64), p == -(c as f64) && p != 0.0, rnd);
+    let s = zero_sign(add_odd(p, c as f64), p, c as f64, rnd);
     f32::from_bits(narrow(s, F32, rnd))
 }
 
@@ -114,7 +115,7 @@ pub(crate) fn add64(a: f64, b: f64, rnd: Rnd) -> f64 {
         return direct(s, -s, rnd);
     }
     let bb = s - a;
-    direct(zero_sign(s, a == -b && a != 0.0, rnd), (a - (s - bb)) + (b - bb), rnd)
+    direct(zero_sign(s, a, b, rnd), (a - (s - bb)) + (b - bb), rnd)
 }
 
 /// a * b in f64 with any rounding.
@@ -124,6 +125,52 @@ pub(crate) fn mul64(a: f64, b: f64, rnd: Rnd) -> f64 {
         return direct(s, -s, rnd);
     }
     direct(s, a.mul_add(b, -s), rnd)
+}
+
+/// A number with the sign of the exact sum of `terms`, which a nonoverlapping expansion holds without error
+/// (Shewchuk, "Adaptive precision floating-point arithmetic", GROW-EXPANSION).
+fn sum_sign(terms: &[f64]) -> f64 {
+    let mut parts: Vec<f64> = Vec::new();
+    for &t in terms {
+        let mut q = t;
+        for p in &mut parts {
+            let s = q + *p;
+            let bb = s - q;
+            *p = (q - (s - bb)) + (*p - bb);
+            q = s;
+        }
+        parts.push(q);
+    }
+    parts.into_iter().rev().find(|p| *p != 0.0).unwrap_or(0.0)
+}
+
+/// a * b + c in f64 with any rounding.
+pub(crate) fn fma64(a: f64, b: f64, c: f64, rnd: Rnd) -> f64 {
+    let s = a.mul_add(b, c);
+    if rnd == Rnd::Ne || s.is_nan() || !(a.is_finite() && b.is_finite() && c.is_finite()) {
+        return s;
+    }
+    if s.is_infinite() {
+        return direct(s, -s, rnd);
+    }
+    // Away from the ends of the range the product is exact in two doubles; a power of two leaves the signs alone.
+    let (lo, hi) = if a.abs() < b.abs() { (a, b) } else { (b, a) };
+    let size = (a.abs() * b.abs()).max(c.abs());
+    let f = if size > 1e250 {
+        1e-60f64
+    } else if size < 1e-200 {
+        1e60
+    } else {
+        1.0
+    };
+    let f = f64::from_bits(f.to_bits() & !((1 << 52) - 1));
+    let (lo, hi) = if f < 1.0 { (lo, hi * f) } else { (lo * f, hi) };
+    let mut p = lo * hi;
+    let e = lo.mul_add(hi, -p);
+    if p == 0.0 && lo != 0.0 && hi != 0.0 {
+        p = f64::MIN_POSITIVE.copysign(lo * hi);
+    }
+    direct(zero_sign(s, a * b, c, rnd), sum_sign(&[p, e, c * f, -(s * f)]), rnd)
 }
 
 /// a / b in f64 with any rounding.

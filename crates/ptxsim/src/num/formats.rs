@@ -121,3 +121,34 @@ pub(crate) fn f2b(x: f32) -> u16 {
     let b = x.to_bits();
     (b.wrapping_add(0x7fff + (b >> 16 & 1)) >> 16) as u16
 }
+
+/// Rounds to an 8-bit float, e4m3 or e5m2, saturating to the largest finite value.
+///
+/// e4m3 has no infinities and only one NaN, so it counts as a part of a wider format whose exponents are shifted by 8.
+pub(crate) fn to_f8(x: f64, e4: bool) -> u8 {
+    if x.is_nan() {
+        return 0x7f;
+    }
+    let (largest, code) = if e4 { (448.0, 0x7e) } else { (57344.0, 0x7b) };
+    let sign = (x.is_sign_negative() as u8) << 7;
+    if x.abs() >= largest {
+        return sign | code;
+    }
+    let bits =
+        if e4 { narrow(x / 256.0, Format { e: 5, m: 3 }, Rnd::Ne) } else { narrow(x, Format { e: 5, m: 2 }, Rnd::Ne) };
+    let bits = sign | bits as u8 & 0x7f;
+    // What rounds up beyond the largest value stays there.
+    if bits & 0x7f > code { sign | code } else { bits }
+}
+
+/// The value of an 8-bit float.
+pub(crate) fn from_f8(b: u8, e4: bool) -> f32 {
+    if !e4 {
+        return widen(b as u32, Format { e: 5, m: 2 }) as f32;
+    }
+    if b & 0x7f == 0x7f {
+        return f32::NAN;
+    }
+    let wide = (b as u32 & 0x80) << 1 | b as u32 & 0x7f;
+    (widen(wide, Format { e: 5, m: 3 }) * 256.0) as f32
+}

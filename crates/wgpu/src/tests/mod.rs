@@ -3,9 +3,11 @@
 //! Without an adapter these tests say so and pass; `LOWRANK_REQUIRE=wgpu` makes that a failure.
 
 use lowrank_backend::*;
-use lowrank_shaders::Shader;
 
 use crate::Wgpu;
+
+mod broken;
+mod slices;
 
 /// The first adapter.
 fn device() -> Option<Wgpu> {
@@ -186,145 +188,4 @@ fn memory_is_used_again_and_counted() {
     let stats = wgpu.stats();
     assert_eq!((stats.bytes_live, stats.bytes_pooled, stats.bytes_peak), (1024, 0, 1024));
     drop(held);
-}
-
-// ---- broken kernels ----
-
-/// The kernel file with one piece of its text replaced, `nth` occurrence.
-fn broken(shader: &Shader, what: &str, nth: usize, by: &str) -> &'static Shader {
-    let (at, _) = shader.text.match_indices(what).nth(nth).unwrap_or_else(|| panic!("{}: no {what}", shader.name));
-    let text = format!("{}{by}{}", &shader.text[..at], &shader.text[at + what.len()..]);
-    let name = format!("{} without {what} {nth}", shader.name);
-    Box::leak(Box::new(Shader { name: name.leak(), text: text.leak(), entries: shader.entries }))
-}
-
-/// `run` gives `want` with the kernel as it is and something else with each mutant.
-fn shows(shader: &Shader, mutants: &[(&str, usize, &str)], want: &[f32], run: impl Fn(&Wgpu) -> Vec<f32>) {
-    let Some(mut wgpu) = device() else { return };
-    assert!(run(&wgpu) == want, "{} as it is is wrong", shader.name);
-    for &(what, nth, by) in mutants {
-        wgpu.mutant = Some((shader.name, broken(shader, what, nth, by)));
-        assert!(run(&wgpu) != want, "{}: {what} {nth} → {by:?} does not show", shader.name);
-    }
-}
-
-#[test]
-fn a_broken_product_shows() {
-    let sizes @ [m, n, k] = [70, 66, 100];
-    let (a, b) = (integers(1, m * k), integers(2, n * k));
-    let want = product(sizes, &a, &b);
-    let mutants = [("workgroupBarrier();", 0, ""), ("workgroupBarrier();", 1, ""), ("k0 += BK", 0, "k0 += 2u * BK")];
-    shows(&lowrank_shaders::GEMM, &mutants, &want, |wgpu| {
-        let (a, b) = (Held::of(wgpu, &a), Held::of(wgpu, &b));
-        let mut c = Held::empty(wgpu, DType::F32, m * n);
-        wgpu.gemm(&Gemm::nt(m, n, k), a.view(), b.view(), c.out().set()).unwrap();
-        c.read(wgpu)
-    });
-    let sizes @ [m, n, k] = [20, 20, 97];
-    let (a, b) = (integers(3, m * k), integers(4, n * k));
-    let want = product(sizes, &a, &b);
-    shows(&lowrank_shaders::GEMM, &[("if (at + 1u < length) { v.y = a_one(i + 1u); }", 0, "")], &want, |wgpu| {
-        let (a, b) = (Held::of(wgpu, &a), Held::of(wgpu, &b));
-        let mut c = Held::empty(wgpu, DType::F32, m * n);
-        wgpu.gemm(&Gemm::nt(m, n, k), a.view(), b.view(), c.out().set()).unwrap();
-        c.read(wgpu)
-    });
-}
-
-#[test]
-fn a_broken_reduction_shows() {
-    let x = integers(5, 3 * 1000);
-    let want: Vec<f32> = x.chunks(1000).map(|row| row.iter().sum()).collect();
-    let mutants = [("workgroupBarrier();", 0, ""), ("half = 128u", 0, "half = 64u"), ("i += 256u", 0, "i += 512u")];
-    shows(&lowrank_shaders::REDUCE, &mutants, &want, |wgpu| {
-        let x = Held::of(wgpu, &x);
-        let mut y = Held::empty(wgpu, DType::F32, 3);
-        wgpu.reduce(Reduce::Sum, [3, 1000, 1], x.view(), y.out().set()).unwrap();
-        y.read(wgpu)
-    });
-}
-
-#[test]
-fn a_broken_softmax_shows() {
-    // Equal elements: each is one over a power of two, exactly.
-    let x = vec![3.0f32; 2 * 512];
-    let want = vec![1.0f32 / 512.0; 2 * 512];
-    let mutants = [("workgroupBarrier();", 0, ""), ("half = 128u", 0, "half = 64u"), ("max) / sum;", 0, "max);")];
-    shows(&lowrank_shaders::ROWS, &mutants, &want, |wgpu| {
-        let x = Held::of(wgpu, &x);
-        let mut y = Held::empty(wgpu, DType::F32, 2 * 512);
-        wgpu.softmax_forward(&Matrix { rows: 2, cols: 512 }, x.view(), y.out()).unwrap();
-        y.read(wgpu)
-    });
-}
-
-#[test]
-fn a_broken_attention_shows() {
-    let (len, dim) = (40, 8);
-    let quarters = |seed| -> Vec<f32> { integers(seed, len * dim).iter().map(|x| x / 4.0).collect() };
-    let [q, k, v] = [quarters(7), quarters(8), integers(9, len * dim)];
-    let mut want = vec![0.0f32; len * dim];
-    for t in 0..len {
-        let score = |s: usize| (0..dim).map(|i| f64::from(q[t * dim + i] * k[s * dim + i])).sum::<f64>().exp();
-        let sum: f64 = (0..=t).map(score).sum();
-        for i in 0..dim {
-            let value = (0..=t).map(|s| score(s) * f64::from(v[s * dim + i])).sum::<f64>() / sum;
-            want[t * dim + i] = value as f32;
-        }
-    }
-    let mutants = [
-        ("workgroupBarrier();", 0, ""),
-        ("workgroupBarrier();", 1, ""),
-        ("workgroupBarrier();", 2, ""),
-        ("key0 += COLS", 0, "key0 += 2u * COLS"),
-        ("- params.q_len + 1u", 0, "- params.q_len"),
-    ];
-    let op = Attention {
-        batch: 1,
-        q_len: len,
-        kv_len: len,
-        heads: 1,
-        kv_heads: 1,
-        dim,
-        scale: 1.0,
-        causal: true,
-        precision: Precision::Full,
-    };
-    shows(&lowrank_shaders::ATTENTION, &mutants, &want, |wgpu| {
-        let [q, k, v] = [&q, &k, &v].map(|x| Held::of(wgpu, x));
-        let mut y = Held::empty(wgpu, DType::F32, len * dim);
-        let mut lse = Held::empty(wgpu, DType::F32, len);
-        wgpu.attention_forward(&op, q.view(), k.view(), v.view(), y.out(), lse.out()).unwrap();
-        // What is near is equal.
-        y.read::<f32>(wgpu).iter().zip(&want).map(|(y, w)| if (y - w).abs() < 1e-5 { *w } else { *y }).collect()
-    });
-}
-
-#[test]
-fn a_broken_bound_shows() {
-    let want: Vec<f32> = (0..300).map(|i| if (10..110).contains(&i) { 7.0 } else { 1.0 }).collect();
-    let mutants = [("if (i >= params.n) { return; }", 0, "")];
-    shows(&lowrank_shaders::MAP, &mutants, &want, |wgpu| {
-        let (x, mut y) = (Held::of(wgpu, &[7.0f32; 300]), Held::of(wgpu, &[1.0f32; 300]));
-        wgpu.map(Map::Copy, x.view().narrow(0, 100), y.out().narrow(10, 100).set()).unwrap();
-        y.read(wgpu)
-    });
-}
-
-#[test]
-fn a_broken_scatter_shows() {
-    let ids = [2u32, 0, 2, 1, 2];
-    let x = integers(6, 5 * 70);
-    let mut want = vec![0.0f32; 3 * 70];
-    for (i, &id) in ids.iter().enumerate() {
-        (0..70).for_each(|j| want[id as usize * 70 + j] += x[i * 70 + j]);
-    }
-    let mutants = [("if (ids[params.ids_start + j] == id) { return; }", 0, ""), ("column += 64u", 0, "column += 128u")];
-    shows(&lowrank_shaders::SCATTER_ADD, &mutants, &want, |wgpu| {
-        let (ids, x) = (Held::of(wgpu, &ids), Held::of(wgpu, &x));
-        let mut table = Held::empty(wgpu, DType::F32, 3 * 70);
-        let rows = Rows { rows: 3, width: 70, count: 5 };
-        wgpu.scatter_add(&rows, ids.view(), x.view(), table.out().set()).unwrap();
-        table.read(wgpu)
-    });
 }

@@ -1,0 +1,17 @@
+#include "common.cuh"
+#include "storage.cuh"
+#include "philox.cuh"
+
+// y (+)= x ⊙ mask, the mask drawn anew from (seed, stream, step, element): one Philox block, four elements, a thread.
+KERNEL(256)
+dropout(void *y, const void *x, const float *scalars, u64 len, u32 y_type, u32 x_type, u32 add, const Dropout site) {
+  u64 first = first_of_four();
+  if (first >= len) return;
+  u32 n = how_many(first, len), words[4];
+  float v[4];
+  load4(v, x, x_type, first, n, aligned4(x, x_type));
+  dropout_words(words, site, (u32)scalars[0], first / 4);
+#pragma unroll
+  for (int i = 0; i < 4; i++) v[i] = words[i] >= site.threshold ? v[i] * site.keep_scale : 0.0f;
+  store4(y, y_type, first, v, n, aligned4(y, y_type), add);
+}

@@ -1,0 +1,172 @@
+//! Attention forward and backward in f32 (`cu/attention.cu`).
+
+use crate::launch::{Fields, Launch, TooLarge, size};
+
+/// The largest head of these kernels.
+pub const MAX_DIM: usize = 256;
+
+/// Sizes of one attention; q is `[batch, q_len, heads, dim]`, k and v are `[batch, kv_len, kv_heads, dim]`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Attention {
+    /// Sequences.
+    pub batch: usize,
+    /// Query positions.
+    pub q_len: usize,
+    /// Key positions, ≥ 1, and ≥ q_len when causal.
+    pub kv_len: usize,
+    /// Query heads, a multiple of kv_heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Elements of a head, 1 to [`MAX_DIM`].
+    pub dim: usize,
+    /// Factor of q·k.
+    pub scale: f32,
+    /// Whether later keys are hidden.
+    pub causal: bool,
+}
+
+/// Addresses of the operands of backward, all f32.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Saved {
+    /// Queries.
+    pub q: u64,
+    /// Keys.
+    pub k: u64,
+    /// Values.
+    pub v: u64,
+    /// Result of forward.
+    pub y: u64,
+    /// `[batch, heads, q_len]`
+    pub lse: u64,
+    /// The result's gradient.
+    pub gy: u64,
+}
+
+/// A gradient and whether it is added to.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gradient {
+    /// Address, f32.
+    pub at: u64,
+    /// += instead of =.
+    pub add: bool,
+}
+
+/// Everything that `struct Attention` of the kernels holds.
+#[derive(Default)]
+struct Params {
+    q: u64,
+    k: u64,
+    v: u64,
+    y: u64,
+    gy: u64,
+    lse: u64,
+    delta: u64,
+    out: u64,
+    lse_out: u64,
+    grads: [Option<Gradient>; 3],
+}
+
+impl Attention {
+    /// True if these kernels can do it.
+    pub fn supported(&self) -> bool {
+        (1..=MAX_DIM).contains(&self.dim)
+    }
+
+    /// The head that the kernel is made for.
+    fn padded(&self) -> usize {
+        self.dim.next_power_of_two().max(64)
+    }
+
+    /// Bytes of scratch memory of backward: delta.
+    pub fn scratch(&self) -> usize {
+        self.batch * self.heads * self.q_len * 4
+    }
+
+    /// y and `lse [batch, heads, q_len]`. None if there is no query.
+    ///
+    /// # Errors
+    /// A dimension of more than 2³¹−1.
+    pub fn forward(&self, [q, k, v]: [u64; 3], y: u64, lse: u64) -> Result<Option<Launch>, TooLarge> {
+        let d = self.padded();
+        let (rows, columns) = if d == 256 { (32, 32) } else { (64, 64) };
+        let params = Params { q, k, v, out: y, lse_out: lse, ..Default::default() };
+        let blocks = self.q_len.div_ceil(rows) * self.heads * self.batch;
+        let floats = (rows + columns) * (d + 4) + rows * p_pitch(columns);
+        self.launch("forward", blocks, floats, &params)
+    }
+
+    /// dq, dk and dv, those that are wanted; `scratch` holds [`Attention::scratch`] bytes.
+    ///
+    /// # Errors
+    /// A dimension of more than 2³¹−1.
+    pub fn backward(&self, s: &Saved, grads: [Option<Gradient>; 3], scratch: u64) -> Result<Vec<Launch>, TooLarge> {
+        let d = self.padded();
+        let tile = 64 * 64 / d;
+        let floats = 4 * tile * (d + 4) + tile * p_pitch(tile);
+        let params = Params {
+            q: s.q,
+            k: s.k,
+            v: s.v,
+            y: s.y,
+            gy: s.gy,
+            lse: s.lse,
+            delta: scratch,
+            grads,
+            ..Default::default()
+        };
+        let rows = self.batch * self.heads * self.q_len;
+        let mut launches = Vec::new();
+        if grads.iter().all(Option::is_none) {
+            return Ok(launches);
+        }
+        launches.extend(self.launch("delta", rows.div_ceil(8), 0, &params)?);
+        if grads[0].is_some() {
+            let blocks = self.q_len.div_ceil(tile) * self.heads * self.batch;
+            launches.extend(self.launch("dq", blocks, floats, &params)?);
+        }
+        if grads[1].is_some() || grads[2].is_some() {
+            let blocks = self.kv_len.div_ceil(tile) * self.kv_heads * self.batch;
+            launches.extend(self.launch("dkv", blocks, floats, &params)?);
+        }
+        Ok(launches)
+    }
+
+    fn launch(&self, name: &str, blocks: usize, floats: usize, p: &Params) -> Result<Option<Launch>, TooLarge> {
+        if blocks == 0 {
+            return Ok(None);
+        }
+        let delta = name == "delta";
+        let at = |g: Option<Gradient>| g.map_or(0, |g| g.at);
+        let sizes = [self.batch, self.q_len, self.kv_len, self.heads, self.kv_heads, self.dim];
+        let names = ["batch", "q_len", "kv_len", "heads", "kv_heads", "dim"];
+        let mut fields = Fields::default().ptr(p.q).ptr(p.k).ptr(p.v).ptr(p.y).ptr(p.gy);
+        fields = fields.ptr(p.lse).ptr(p.delta).ptr(p.out);
+        fields = p.grads.iter().fold(fields, |f, g| f.ptr(at(*g)));
+        fields = fields.ptr(p.lse_out).ptr(if delta { p.delta } else { 0 });
+        for (what, v) in names.into_iter().zip(sizes) {
+            fields = fields.u32(size(what, v)?);
+        }
+        size("elements of a row", self.heads * self.dim)?;
+        fields = fields.f32(self.scale).u32(self.causal.into());
+        fields = p.grads.iter().fold(fields, |f, g| f.u32(g.is_some_and(|g| g.add).into()));
+        let entry = if delta { "attention_delta".into() } else { format!("attention_{name}_{}", self.padded()) };
+        Ok(Some(Launch {
+            module: "attention",
+            entry,
+            grid: [size("blocks", blocks)?, 1, 1],
+            block: 256,
+            shared: (floats * 4) as u32,
+            params: fields.done(),
+        }))
+    }
+}
+
+/// Distance between rows of P in shared memory.
+fn p_pitch(columns: usize) -> usize {
+    match columns {
+        64 => 68,
+        32 => 40,
+        _ => columns,
+    }
+}

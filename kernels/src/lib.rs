@@ -1,0 +1,72 @@
+//! The CUDA kernels of lowrank as PTX text: an index, nothing else.
+//!
+//! Sources are `cu/*.cu`, CUDA C++ without CUDA headers; `build.sh` compiles them to `ptx/*.ptx`, which are committed
+//! with the hash of their source, so that users need a driver and no toolkit.
+
+pub mod attention;
+pub mod decode;
+pub mod gemm;
+pub mod launch;
+pub mod lora;
+
+/// A file of kernels, ready for the driver.
+#[derive(Clone, Copy, Debug)]
+pub struct Module {
+    /// As its file is called, without the ending.
+    pub name: &'static str,
+    /// PTX.
+    pub ptx: &'static str,
+}
+
+impl Module {
+    /// The file of this name.
+    pub fn named(name: &str) -> Option<&'static Module> {
+        ALL.iter().find(|module| module.name == name)
+    }
+}
+
+macro_rules! modules {
+    ($($(#[$doc:meta])* $id:ident = $name:literal;)*) => {
+        $(
+            $(#[$doc])*
+            pub const $id: Module = Module { name: $name, ptx: include_str!(concat!("../ptx/", $name, ".ptx")) };
+        )*
+        /// Every file.
+        pub const ALL: &[Module] = &[$($id),*];
+    };
+}
+
+modules! {
+    /// Attention forward and backward.
+    ATTENTION = "attention";
+    /// Strided copies and constants.
+    COPY = "copy";
+    /// The mask of Philox.
+    DROPOUT = "dropout";
+    /// Matrix products on FMA units, with a low-rank tail.
+    GEMM = "gemm";
+    /// Matrix products on tensor cores, with a low-rank tail.
+    GEMM_TC = "gemm_tc";
+    /// The rank-r sums of the low-rank linear and its gradients.
+    LORA = "lora";
+    /// The same on tensor cores.
+    LORA_TC = "lora_tc";
+    /// The linear layer of a few rows.
+    DECODE = "decode";
+    /// Functions of one operand, and casts.
+    MAP = "map";
+    /// Permutations, rows by index, and their gradients.
+    MOVING = "moving";
+    /// RMSNorm and LayerNorm.
+    NORM = "norm";
+    /// Gradient norm, AdamW and SGD over many tensors.
+    OPTIM = "optim";
+    /// Sums and maxima.
+    REDUCE = "reduce";
+    /// Rotary positions and the gated unit.
+    SEQUENCE = "sequence";
+    /// Softmax and cross entropy.
+    SOFTMAX = "softmax";
+    /// Functions of two operands, with broadcasting.
+    ZIP = "zip";
+}
