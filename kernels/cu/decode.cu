@@ -8,7 +8,7 @@
 // depend on m.
 //   floor: nk weights, mk·n/16 of x (from L2), mn of y; 2mnk FLOP: at m = 16 as much arithmetic as memory traffic
 //   ptxsim counts exactly these sectors, and no bank conflict in the loop (tests/decode.rs asserts both)
-//   registers (sm_90): f32 91, 105, 127, 146, 240 for 1, 2, 4, 8, 16 rows; 16 bits 74, 87, 110, 128, 162: two blocks a
+//   registers (sm_90): f32 91, 127, 146, 240 for 1, 4, 8, 16 rows; 16 bits 74, 110, 128, 162: two blocks a
 //   multiprocessor, one for 16 rows and for 8 of f32
 #include "common.cuh"
 #include "philox.cuh"
@@ -172,7 +172,6 @@ template <int M, bool F32> DEVICE void decode(const Decode& p) {
   }
 #define BOTH(M) DECODE(M, f32, true) DECODE(M, 16bit, false)
 BOTH(1)
-BOTH(2)
 BOTH(4)
 BOTH(8)
 BOTH(16)

@@ -71,10 +71,12 @@ impl Decode {
             .u32s([self.x, self.w, bias, tail.h, tail.b, self.y].map(|x| x.ty as u32))
             .u32(self.add.into())
             .done();
+        // The kernels are for 1, 4, 8 and 16 rows.
+        let rows = if self.m == 1 { 1 } else { self.m.next_power_of_two().max(4) };
         let bits = if self.w.ty == Type::F32 { "f32" } else { "16bit" };
         Ok(Some(Launch {
             module: "decode",
-            entry: format!("decode_{}_{bits}", self.m.next_power_of_two()),
+            entry: format!("decode_{rows}_{bits}"),
             grid: [size("blocks", self.n.div_ceil(ROWS))?, 1, 1],
             block: 256,
             shared: 0,

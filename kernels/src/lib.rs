@@ -49,6 +49,8 @@ modules! {
     GEMM_TC = "gemm_tc";
     /// The rank-r sums of the low-rank linear and its gradients.
     LORA = "lora";
+    /// The same on tensor cores.
+    LORA_TC = "lora_tc";
     /// The linear layer of a few rows.
     DECODE = "decode";
     /// Functions of one operand, and casts.

@@ -9,8 +9,8 @@ use crate::launch::{Dropout, Fields, Launch, Operand, TooLarge, Type, size};
 pub const MAX_RANK: usize = 128;
 /// Blocks that fill a large GPU.
 const BLOCKS: usize = 256;
-/// Rows that a block has in shared memory at a time.
-const ROWS: usize = 16;
+/// Rows of a block are a multiple of this.
+const ROWS: usize = 32;
 
 /// How a matrix x̂ `[m,c]` is cut up for rank r.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -27,6 +27,8 @@ pub struct Plan {
     slices: usize,
     /// Rows of a block.
     rows: usize,
+    /// Tensor cores instead of FMA units.
+    tensor: bool,
 }
 
 /// A result and whether it is added to.
@@ -74,12 +76,17 @@ impl Plan {
         let slices = c.div_ceil(8192 / padded);
         let blocks = (BLOCKS / slices).clamp(1, m.div_ceil(ROWS));
         let rows = m.div_ceil(blocks).next_multiple_of(ROWS);
-        Some(Plan { m, c, r, padded, slices, rows })
+        Some(Plan { m, c, r, padded, slices, rows, tensor: false })
     }
 
     /// The same with this many blocks of rows, or a few less.
     pub fn cut(self, blocks: usize) -> Plan {
         Plan { rows: self.m.div_ceil(blocks.max(1)).next_multiple_of(ROWS), ..self }
+    }
+
+    /// The same on tensor cores (`cu/lora_tc.cu`): operands are rounded to bf16, sums are f32.
+    pub fn tensor(self) -> Plan {
+        Plan { tensor: true, ..self }
     }
 
     fn blocks(&self) -> usize {
@@ -169,21 +176,41 @@ impl Plan {
             .u32s([u.is_some_and(|u| u.along).into(), v.is_some_and(|v| v.across).into()])
             .dropout(dropout)
             .done();
-        // The shapes of cu/lora.cu.
-        let (slice, r) = (8192 / self.padded, self.padded);
-        let operands = ROWS * (slice + 4) + over_u * (slice * r + slice / 64 * ROWS * r) + over_v * ROWS * r;
-        let result = over_v * slice * r;
         let first = Launch {
-            module: "lora",
-            entry: format!("lora_{name}_{}", self.padded),
+            module: if self.tensor { "lora_tc" } else { "lora" },
+            entry: self.entry(name, x.ty),
             grid: [self.slices as u32, self.blocks() as u32, 1],
             block: 256,
-            shared: (operands.max(result) * 4) as u32,
+            shared: (self.shared(over_u, over_v, v.is_some_and(|v| v.across))) as u32,
             params,
         };
-        let u = u.map(|u| (part_u, u.out, self.m * self.r, self.slices, u.s));
-        let v = v.map(|v| (part_v, v.out, self.c * self.r, self.blocks(), v.s));
+        // The kernels on tensor cores leave 1/(1−p) to the second pass.
+        let keep = if self.tensor { dropout.map_or(1.0, |d| d.keep) } else { 1.0 };
+        let u = u.map(|u| (part_u, u.out, self.m * self.r, self.slices, u.s * keep));
+        let v = v.map(|v| (part_v, v.out, self.c * self.r, self.blocks(), v.s * keep));
         Ok([first, sum([u, v])?])
+    }
+}
+
+impl Plan {
+    fn entry(&self, name: &str, x: Type) -> String {
+        let bits = if x == Type::F32 { "f32" } else { "16bit" };
+        match self.tensor {
+            true => format!("lora_tc_{name}_{}_{bits}", self.padded),
+            false => format!("lora_{name}_{}", self.padded),
+        }
+    }
+
+    /// Bytes of shared memory of the first pass: the shapes of cu/lora.cu and cu/lora_tc.cu.
+    fn shared(&self, u: usize, v: usize, across: bool) -> usize {
+        let (slice, r) = (8192 / self.padded, self.padded);
+        if self.tensor {
+            let operands = 32 * slice * 2 + v * 32 * r * 2 + u * slice / 64 * 32 * (r + 8) * 4;
+            let result = v * 4 * if across { r * (slice + 4) } else { slice * (r + 8) };
+            return operands.max(result);
+        }
+        let operands = 16 * (slice + 4) + u * (slice * r + slice / 64 * 16 * r) + v * 16 * r;
+        operands.max(v * slice * r) * 4
     }
 }
 

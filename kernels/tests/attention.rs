@@ -58,8 +58,11 @@ fn oracle(a: &Attention, q: &[f64], k: &[f64], v: &[f64], gy: &[f64]) -> Oracle 
 const SMALL: Attention =
     Attention { batch: 1, q_len: 5, kv_len: 5, heads: 2, kv_heads: 1, dim: 16, scale: 0.25, causal: true };
 
+/// Name, result, expectation.
+type Results = Vec<(&'static str, Vec<f64>, Vec<f64>)>;
+
 /// Results with what they should be, and the findings.
-fn run(a: Attention, shift: usize, mutant: Option<String>) -> (Vec<Report>, Vec<(&'static str, Vec<f64>, Vec<f64>)>) {
+fn run(a: Attention, shift: usize, mutant: Option<String>) -> (Vec<Report>, Results) {
     let mut gpu = Gpu::new(a.q_len as u64 + 100 * a.dim as u64);
     gpu.mutant = mutant;
     let (nq, nk) = (a.batch * a.q_len * a.heads * a.dim, a.batch * a.kv_len * a.kv_heads * a.dim);

@@ -97,19 +97,20 @@ impl Gpu {
         }
     }
 
-    fn module(&mut self, name: &'static str) -> usize {
+    fn module(&mut self, name: &'static str, entry: &str) -> usize {
         if let Some(i) = self.modules.iter().position(|m| m.0 == name) {
             return i;
         }
         let committed = || lowrank_kernels::ALL.iter().find(|m| m.name == name).unwrap().ptx.to_string();
-        let text = self.mutant.clone().unwrap_or_else(committed);
+        let mutant = self.mutant.clone().filter(|text| text.contains(&format!(".entry {entry}(")));
+        let text = mutant.unwrap_or_else(committed);
         self.modules.push((name, Module::parse(&text).unwrap()));
         self.modules.len() - 1
     }
 
     /// Runs a launch with every check.
     pub fn run(&mut self, l: &Launch) -> Report {
-        let i = self.module(l.module);
+        let i = self.module(l.module, &l.entry);
         let cfg = Config { shared: l.shared as usize, count: true, ..Config::new(l.grid, [l.block, 1, 1]) };
         launch_raw(&self.modules[i].1, &l.entry, &mut self.mem, &cfg, l.params.clone()).unwrap()
     }
