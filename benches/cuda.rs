@@ -12,8 +12,13 @@ use lowrank_core::backend::Block;
 use lowrank_core::{DType, Device, Result, Tensor, no_grad, philox};
 
 /// (m, k, n, r): a prompt, a wide layer, a large square one, and two of decoding.
-const SHAPES: [[usize; 4]; 5] =
-    [[8192, 4096, 4096, 16], [8192, 4096, 11008, 64], [2048, 8192, 8192, 16], [16, 4096, 4096, 16], [1, 4096, 14336, 64]];
+const SHAPES: [[usize; 4]; 5] = [
+    [8192, 4096, 4096, 16],
+    [8192, 4096, 11008, 64],
+    [2048, 8192, 8192, 16],
+    [16, 4096, 4096, 16],
+    [1, 4096, 14336, 64],
+];
 const TINY: [[usize; 4]; 2] = [[70, 66, 130, 5], [1, 128, 96, 4]];
 /// Passes between two waits.
 const TURNS: usize = 10;

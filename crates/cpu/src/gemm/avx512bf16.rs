@@ -45,7 +45,9 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
                 let x = _mm512_set1_epi32(*a.add(i * STRIDE));
                 for v in 0..V {
                     // SAFETY: both are 512 bits of bf16.
-                    sums[i][v] = _mm512_dpbf16_ps(sums[i][v], std::mem::transmute(x), std::mem::transmute(row[v]));
+                    let x = std::mem::transmute::<__m512i, __m512bh>(x);
+                    let y = std::mem::transmute::<__m512i, __m512bh>(row[v]);
+                    sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x, y);
                 }
             }
             a = a.add(1);

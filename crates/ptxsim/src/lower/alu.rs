@@ -31,7 +31,7 @@ impl Lower<'_> {
         let alu = if base == "cvt" { convert(&mut m) } else { lookup(&mut m) };
         let Some(alu) = alu.filter(|_| m.rest.is_empty()) else { return Ok(false) };
         // The operand types: a wide or mixed opcode names the types of its sources first or last, as the table shows.
-        let ty = if base == "cvt" { m.ty().unwrap_or(Ty::B32) } else { m.ty().unwrap_or(Ty::B32) };
+        let ty = m.ty().unwrap_or(Ty::B32);
         self.apply(alu, raw, ty)?;
         Ok(true)
     }

@@ -17,12 +17,12 @@ use crate::{
 };
 
 /// Learning rates of which each way gets its best.
-const LRS: [f64; 5] = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2];
+const LRS: [f64; 6] = [3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1];
 const RANK: usize = 8;
 /// Training losses are averaged over so many steps before they are compared.
 const WINDOW: usize = 5;
 /// Runs of which the fastest counts.
-const RUNS: usize = 20;
+const RUNS: usize = 50;
 
 /// Ways of [`family`].
 const FAMILY: [&str; 8] = ["LoRA", "LoRA+", "rsLoRA", "DoRA", "LoRA-FA", "PiSSA", "OLoRA", "LoRA-GA"];
