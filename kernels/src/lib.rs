@@ -6,6 +6,7 @@
 pub mod attention;
 pub mod decode;
 pub mod gemm;
+pub mod hopper;
 pub mod launch;
 pub mod lora;
 
@@ -53,6 +54,8 @@ modules! {
     LORA_TC = "lora_tc";
     /// The linear layer of a few rows.
     DECODE = "decode";
+    /// The low-rank linear's forward pass for Hopper.
+    LORA_FORWARD_SM90A = "lora_forward.sm90a";
     /// Functions of one operand, and casts.
     MAP = "map";
     /// Permutations, rows by index, and their gradients.

@@ -3,9 +3,11 @@
 //! lora_forward is `h = x̂ Aᵀ` with dropout drawn while x is read, then one product `y = x Wᵀ + s h Bᵀ + bias` whose tiles
 //! carry the branch. lora_backward is `u = s gy B` with `db` in one read of gy, `da = uᵀ x̂`, and one product
 //! `dx = gy W + (u A) ⊙ mask`. Ranks above 128 sum by plain products, the branch still in the tiles. The precision is that
-//! of the products with W, on tensor cores unless it is full; sums into h, u, da and db are bound by memory, and in f32.
+//! of the products with W, on tensor cores unless it is full; sums into h, u, da and db are of bf16 if it is bf16, else f32.
 
-use lowrank_backend::{Buffer, DType, Dropout, Error, Gemm, In, Linear, Lora, Mode, Out, Result, Slot, Weight};
+use lowrank_backend::{
+    Buffer, DType, Dropout, Error, Gemm, In, Linear, Lora, Mode, Out, Precision, Result, Slot, Weight,
+};
 use lowrank_kernels::gemm::{Gemm as Product, Layout, Tail};
 use lowrank_kernels::launch::Operand;
 use lowrank_kernels::lora::{Plan, Slot as Sum};
@@ -86,6 +88,13 @@ fn factors(cuda: &Cuda, name: &'static str, op: &Lora<'_>) -> Result<(Operand, O
     Ok((a, b))
 }
 
+/// How a sum into rank r over a matrix `[m,c]` is cut, if there is a kernel for it: on tensor cores where products are of
+/// bf16, else in f32.
+fn plan(op: &Lora<'_>, m: usize, c: usize) -> Option<Plan> {
+    let plan = Plan::new(m, c, op.r)?;
+    Some(if op.base.precision == Precision::Bf16 { plan.tensor() } else { plan })
+}
+
 /// x̂ in memory of its own, where a plain product needs it.
 fn dropped(cuda: &Cuda, op: &Lora<'_>, d: &Dropout, x: In<'_>) -> Result<Box<dyn Buffer>> {
     let mut t: Box<dyn Buffer> = Box::new(cuda.scratch(x.len)?);
@@ -109,7 +118,7 @@ pub(crate) fn lora_forward(cuda: &Cuda, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h:
     let (a, b) = factors(cuda, OP, op)?;
     let to = f32s(cuda, OP, "h", h.as_in(), volume(OP, &[m, r])?)?;
     let mask = op.dropout.map(|d| mask(cuda, OP, &d, op.scalars)).transpose()?;
-    match Plan::new(m, k, r) {
+    match plan(op, m, k) {
         Some(plan) => {
             let scratch = cuda.stream.alloc(plan.scratch())?;
             let launches = plan.h(product.a, a, to, mask, scratch.address()).map_err(too_large(OP))?;
@@ -150,7 +159,7 @@ pub(crate) fn lora_backward(
     let mut u: Box<dyn Buffer> = Box::new(cuda.scratch(if wants_u { m * r } else { 0 })?);
     let u_len = if wants_u { m * r } else { 0 };
     let u_at = f32s(cuda, OP, "u", In::new(&*u, DType::F32, u_len), u_len)?;
-    match Plan::new(m, n, r) {
+    match plan(op, m, n) {
         Some(plan) => {
             let db = db.as_ref().map(|slot| sum("db", slot, n * r)).transpose()?;
             let scratch = cuda.stream.alloc(plan.scratch())?;
@@ -169,7 +178,7 @@ pub(crate) fn lora_backward(
     }
     let u = In::new(&*u, DType::F32, u_len);
     if let Some(da) = da {
-        match Plan::new(m, k, r) {
+        match plan(op, m, k) {
             Some(plan) => {
                 let scratch = cuda.stream.alloc(plan.scratch())?;
                 let da = sum("da", &da, r * k)?;

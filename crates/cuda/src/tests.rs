@@ -213,6 +213,42 @@ fn precisions_are_as_good_as_their_names() {
     }
 }
 
+/// y, h, dx, da and db of a low-rank layer in one precision.
+fn low_rank(cuda: &Cuda, precision: Precision) -> Vec<Vec<f32>> {
+    let [m, n, k, r] = [40, 48, 56, 5];
+    let mut rng = philox::Rng::new(11, 0);
+    let mut random = |len: usize| {
+        let values: Vec<f32> = (0..len).map(|_| rng.uniform() as f32 - 0.5).collect();
+        Held::of(cuda, &values)
+    };
+    let (x, w, a, b, gy) = (random(m * k), random(n * k), random(r * k), random(n * r), random(m * n));
+    let scalars = Held::of(cuda, Scalars::new().words());
+    let base = Linear { m, n, k, w: Weight::Dense(w.view()), bias: None, precision };
+    let op = Lora { base, r, scale: 2.0, a: a.view(), b: b.view(), dropout: None, scalars: scalars.view() };
+    let mut out = [m * n, m * r, m * k, r * k, n * r].map(|len| Held::empty(cuda, DType::F32, len));
+    let [y, h, dx, da, db] = &mut out;
+    cuda.lora_forward(&op, x.view(), y.out(), h.out()).unwrap();
+    let slots = [dx, da, db].map(|t| Some(t.out().set()));
+    let [dx, da, db] = slots;
+    cuda.lora_backward(&op, x.view(), h.view(), gy.view(), dx, da, db).unwrap();
+    out.iter().map(|t| t.read(cuda)).collect()
+}
+
+#[test]
+fn a_low_rank_layer_in_every_precision() {
+    let Some(cuda) = device() else { return };
+    let full = low_rank(&cuda, Precision::Full);
+    for (precision, bits) in [(Precision::Bf16x3, 13), (Precision::Tf32, 8), (Precision::Bf16, 5)] {
+        let got = low_rank(&cuda, precision);
+        assert!(got != full, "{} is not another precision", precision.name());
+        for (what, (got, want)) in ["y", "h", "dx", "da", "db"].iter().zip(got.iter().zip(&full)) {
+            let largest = want.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+            let worst = got.iter().zip(want).fold(0.0f32, |m, (g, w)| m.max((g - w).abs()));
+            assert!(worst <= largest * 2f32.powi(-bits), "{what} in {}: {worst} of {largest}", precision.name());
+        }
+    }
+}
+
 // ---- recorded launches ----
 
 /// One step of a small low-rank layer: forward, backward, gradient norm, AdamW.
