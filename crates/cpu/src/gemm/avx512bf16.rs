@@ -68,8 +68,7 @@ pub(super) unsafe fn pair_row(row: &mut [f32]) {
         // SAFETY: masked to the row; the result lies at or before what is read next.
         unsafe {
             let values = _mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(lanes(len - i), data.add(i)));
-            let mask = lanes((len - i).next_multiple_of(2)) as __mmask16;
-            let mask = (0..8).fold(0u8, |m, pair| m | (u8::from(mask >> (2 * pair) & 1 == 1) << pair));
+            let mask = lanes((len - i).min(LANES).div_ceil(2)) as __mmask8;
             _mm256_mask_storeu_epi32(data.add(i / 2).cast(), mask, std::mem::transmute::<__m256bh, __m256i>(values));
         }
     }
