@@ -183,11 +183,7 @@ fn random_starts(host: &Tiny, configs: Vec<LoraConfig>) -> Vec<Adapter> {
 /// entry of `rows` alone. Sequences have two tokens.
 type Outcome = (Vec<f64>, Vec<f64>, Vec<Vec<f64>>);
 
-fn in_one_batch_and_alone(
-    mut host: Tiny,
-    adapters: &[Adapter],
-    rows: &[Option<usize>],
-) -> (Outcome, Vec<Outcome>) {
+fn in_one_batch_and_alone(mut host: Tiny, adapters: &[Adapter], rows: &[Option<usize>]) -> (Outcome, Vec<Outcome>) {
     let device = host.device().clone();
     let run = |host: &Tiny, start: usize, len: usize, adapters: &[&Adapter]| {
         let ids: Vec<u32> = (2 * start..2 * (start + len)).map(|i| i as u32 * 7 % 11).collect();
