@@ -124,7 +124,8 @@ impl Context {
         Ok(context)
     }
 
-    fn new(index: usize) -> Result<Self> {
+    /// A device that nobody else has.
+    pub fn new(index: usize) -> Result<Self> {
         let failed = |detail: String| Error::Device { device: format!("wgpu:{index}"), detail };
         let Some(adapter) = ADAPTERS.get(index) else {
             let detail = if ADAPTERS.is_empty() {
@@ -148,11 +149,7 @@ impl Context {
         let sink = failure.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| sink.set(e.to_string())));
         let sink = failure.clone();
-        device.set_device_lost_callback(move |reason, detail| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                sink.set(format!("the device was lost: {detail}"));
-            }
-        });
+        device.set_device_lost_callback(move |_, detail| sink.set(format!("the device was lost: {detail}")));
         Ok(Context { info, device, queue, limits, pipelines: Pipelines::default(), failure })
     }
 
@@ -164,6 +161,12 @@ impl Context {
     /// A failure of this device.
     pub fn error(&self, detail: impl Into<String>) -> Error {
         Error::Device { device: self.name(), detail: detail.into() }
+    }
+
+    /// Remembers a failure: every later call gives the first one.
+    pub fn fail(&self, detail: String) -> Error {
+        self.failure.set(detail);
+        self.check().expect_err("just set")
     }
 
     /// Fails if anything went wrong on the device since it was opened.

@@ -7,6 +7,7 @@ use lowrank_backend::*;
 use crate::Wgpu;
 
 mod broken;
+mod faults;
 mod slices;
 
 /// The first adapter.
