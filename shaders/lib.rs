@@ -55,6 +55,10 @@ shaders! {
     REDUCE = "reduce" ["reduce.wgsl"] ["rows", "columns"];
     /// Products, the low-rank linear included.
     GEMM = "gemm" ["gemm.wgsl"] ["tiled", "dot_product", "lora_u_db", "lora_da_dx"];
+    /// Products whose left operand is handed on within subgroups.
+    GEMM_SUBGROUPS = "gemm_subgroups" ["gemm.wgsl", "gemm_subgroups.wgsl"] [
+        "tiled", "dot_product", "lora_u_db", "lora_da_dx", "tiled_subgroups"
+    ];
     /// Softmax, norms, cross entropy.
     ROWS = "rows" ["rows.wgsl"] [
         "softmax_forward", "softmax_backward", "norm_forward", "norm_backward", "norm_weights",

@@ -92,6 +92,8 @@ pub(crate) struct Context {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
+    /// What kernels may use beyond the core of WGSL.
+    pub features: wgpu::Features,
     pub pipelines: Pipelines,
     failure: Arc<Failure>,
 }
@@ -139,8 +141,10 @@ impl Context {
         };
         let info = describe(index, adapter);
         let limits = adapter.limits();
+        let features = adapter.features() & wgpu::Features::SUBGROUP;
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("lowrank"),
+            required_features: features,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         });
@@ -150,7 +154,7 @@ impl Context {
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| sink.set(e.to_string())));
         let sink = failure.clone();
         device.set_device_lost_callback(move |_, detail| sink.set(format!("the device was lost: {detail}")));
-        Ok(Context { info, device, queue, limits, pipelines: Pipelines::default(), failure })
+        Ok(Context { info, device, queue, limits, features, pipelines: Pipelines::default(), failure })
     }
 
     /// What the device is called.

@@ -29,6 +29,7 @@ mod rows;
 mod sequence;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,7 @@ pub use adapter::{AdapterInfo, adapters};
 use adapter::Context;
 use pool::{Pool, WgpuBuffer};
 use queue::{Binding, Queue};
+use tile::Tile;
 
 /// A GPU (or a processor that pretends to be one). Its memory pool and counters are its own; compiled kernels are shared
 /// with every other handle on the same adapter.
@@ -54,6 +56,8 @@ pub struct Wgpu {
     max_binding: u64,
     /// Storage buffers that a kernel binds at most.
     storage_buffers: u32,
+    /// The variant of products by tiles that takes the place of the choice by sizes.
+    forced: Option<Tile>,
     /// Takes the place of the kernel file of that name: tests break kernels to see that it shows.
     #[cfg(test)]
     mutant: Option<(&'static str, &'static lowrank_shaders::Shader)>,
@@ -74,6 +78,7 @@ impl Wgpu {
     }
 
     fn on(context: Arc<Context>) -> Result<Self> {
+        let forced = Tile::forced(&context)?;
         let pool = Arc::new(Pool::new(context.clone()));
         let absent = (0..20).map(|_| pool.alloc(256, || ())).collect::<Result<_>>()?;
         // The stand-ins are no one's memory.
@@ -89,6 +94,7 @@ impl Wgpu {
             absent,
             max_binding,
             storage_buffers,
+            forced,
             #[cfg(test)]
             mutant: None,
         })
@@ -127,6 +133,11 @@ impl Wgpu {
         let submission = queue.submit(|_| ());
         drop(queue);
         let _ = Queue::wait(&self.context, submission);
+    }
+
+    /// How to compute `batch` products c `[m,n]`.
+    fn tile(&self, [m, n, batch]: [usize; 3]) -> Tile {
+        self.forced.unwrap_or_else(|| Tile::choose(&self.context, [m, n, batch]))
     }
 
     fn nothing(&self, which: usize) -> Binding<'_> {

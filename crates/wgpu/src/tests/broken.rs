@@ -32,7 +32,8 @@ fn a_broken_product_shows() {
     let sizes @ [m, n, k] = [70, 66, 100];
     let (a, b) = (integers(1, m * k), integers(2, n * k));
     let want = product(sizes, &a, &b);
-    let mutants = [("workgroupBarrier();", 0, ""), ("workgroupBarrier();", 1, ""), ("k0 += BK", 0, "k0 += 2u * BK")];
+    // The first two barriers and the first loop along k are the branch's.
+    let mutants = [("workgroupBarrier();", 2, ""), ("workgroupBarrier();", 3, ""), ("k0 += BK", 1, "k0 += 2u * BK")];
     shows(&lowrank_shaders::GEMM, &mutants, &want, |wgpu| {
         let (a, b) = (Held::of(wgpu, &a), Held::of(wgpu, &b));
         let mut c = Held::empty(wgpu, DType::F32, m * n);

@@ -9,6 +9,7 @@ use crate::Wgpu;
 mod broken;
 mod faults;
 mod slices;
+mod tiles;
 
 /// The first adapter.
 fn device() -> Option<Wgpu> {
