@@ -100,14 +100,14 @@ pub fn compare(mut here: Run, mut there: Run, steps: u32, name: &str) -> Outcome
     Ok(losses)
 }
 
-/// No waits, nothing uploaded but the batch and the scalars, nothing read back but the loss of the step before, and
-/// `launches` kernels a step.
+/// No waits, nothing uploaded but the batch and the scalars, nothing read back but loss and gradient norm of the step
+/// before, and `launches` kernels a step.
 pub fn waits_for_nothing(device: Device, length: usize, steps: u32, launches: u64) -> Outcome {
     let mut run = Run::new(device, length)?;
-    let mut late: Option<Tensor> = None;
+    let mut late: Option<[Tensor; 2]> = None;
     for step in 0..steps {
         let before = run.device.stats();
-        let loss = run.step(step)?;
+        let told = [run.step(step)?, run.optimiser.norm_tensor()?];
         let after = run.device.stats();
         assert_eq!(after.waits, before.waits, "step {step} waited");
         assert_eq!(after.bytes_downloaded, before.bytes_downloaded, "step {step} read something back");
@@ -115,11 +115,11 @@ pub fn waits_for_nothing(device: Device, length: usize, steps: u32, launches: u6
         let batch = 2 * 4 * BATCH * length + 2 * 256;
         assert_eq!(after.bytes_uploaded - before.bytes_uploaded, batch as u64, "bytes uploaded in step {step}");
         assert_eq!(after.launches - before.launches, launches, "kernels in step {step}");
-        // The loss of the step before is read while this one is under way.
-        if let Some(loss) = late.replace(loss) {
-            assert!(loss.item()?.is_finite());
+        // What the step before left is read while this one is under way.
+        if let Some([loss, norm]) = late.replace(told) {
+            assert!(loss.item()?.is_finite() && norm.item()? > 0.0);
             let read = run.device.stats();
-            assert_eq!(read.bytes_downloaded - after.bytes_downloaded, 4);
+            assert_eq!(read.bytes_downloaded - after.bytes_downloaded, 8);
         }
     }
     Ok(())
