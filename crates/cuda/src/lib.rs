@@ -5,7 +5,9 @@
 //!
 //! * `driver`: is there a driver, which GPUs, what went wrong. * `context`: one open GPU with its compiled kernels.
 //! * `memory`: buffers from the driver's stream-ordered pool. * `staging`: bytes on their way to and from the device.
-//! * `graph`: launches recorded once and repeated as one. * `launch`: from views to a kernel on the stream. * One file per family of operations; the kernels are in `kernels/`.
+//! * `graph`: launches recorded once and repeated as one. * `launch`: from views to a kernel on the stream.
+//! * `hopper`: which products have kernels of their own there. * One file per family of operations; the kernels are in
+//!   `kernels/`.
 //!
 //! Results are the same bits on every run on one device: a sum has one owner and an order that depends on sizes only, and
 //! there are no float atomics.
@@ -17,6 +19,7 @@ mod driver;
 mod elementwise;
 mod gemm;
 mod graph;
+mod hopper;
 mod launch;
 mod linear;
 mod lora_embedding;
