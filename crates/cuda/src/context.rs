@@ -10,7 +10,7 @@ use lowrank_backend::{Error, Result};
 use lowrank_kernels::Module;
 
 use crate::driver::{self, DeviceInfo};
-use crate::hopper;
+use crate::hopper::Maps;
 
 /// Bytes of the compiler's messages that are kept.
 const LOG: usize = 8192;
@@ -24,9 +24,7 @@ pub(crate) struct Context {
     pub info: DeviceInfo,
     raw: sys::CUcontext,
     pub pool: sys::CUmemoryPool,
-    /// Whether Hopper's own kernels are used.
-    pub hopper: bool,
-    pub maps: hopper::Maps,
+    pub maps: Maps,
     kernels: Mutex<Kernels>,
 }
 
@@ -76,7 +74,6 @@ impl Context {
         }
         let info = devices.swap_remove(index);
         info.usable()?;
-        let hopper = hopper::wanted(&info, std::env::var(hopper::TIER).ok().as_deref())?;
         let open = || -> Result<_, DriverError> {
             let device = result::device::get(index as i32)?;
             // SAFETY: a valid device; the primary context is retained for the life of the process.
@@ -93,7 +90,7 @@ impl Context {
             Ok((raw, pool))
         };
         let (raw, pool) = open().map_err(|e| failed(format!("{}: {}", info.name, driver::text(e))))?;
-        Ok(Context { info, raw, pool, hopper, maps: Default::default(), kernels: Mutex::default() })
+        Ok(Context { info, raw, pool, maps: Maps::default(), kernels: Mutex::default() })
     }
 
     /// What the device is called.

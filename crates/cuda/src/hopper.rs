@@ -96,7 +96,7 @@ fn takes(cuda: &Cuda, p: &Product) -> bool {
         Layout::TN => false,
     };
     let weight = p.b.ty == Type::Bf16 && p.b.at.is_multiple_of(16);
-    cuda.context.hopper && shape && weight && p.c.ty == Type::F32 && p.batch == 1 && p.alpha == 1.0
+    cuda.hopper && shape && weight && p.c.ty == Type::F32 && p.batch == 1 && p.alpha == 1.0
 }
 
 /// The copies of a product's operands.

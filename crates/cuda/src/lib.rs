@@ -51,6 +51,8 @@ pub struct Cuda {
     stream: Arc<Stream>,
     staging: Mutex<Staging>,
     counters: Counters,
+    /// Whether Hopper's own kernels are used.
+    hopper: bool,
 }
 
 #[derive(Default)]
@@ -64,10 +66,15 @@ struct Counters {
 impl Cuda {
     /// Opens a GPU by its number in [`devices`].
     pub fn new(index: usize) -> Result<Self> {
+        Cuda::of_tier(index, std::env::var(hopper::TIER).ok().as_deref())
+    }
+
+    fn of_tier(index: usize, tier: Option<&str>) -> Result<Self> {
         let context = Context::open(index)?;
+        let hopper = hopper::wanted(&context.info, tier)?;
         let stream = Arc::new(Stream::new(context.clone())?);
         let staging = Mutex::new(Staging::new(stream.clone()));
-        Ok(Cuda { context, stream, staging, counters: Counters::default() })
+        Ok(Cuda { context, stream, staging, counters: Counters::default(), hopper })
     }
 
     /// The GPU that this is.
