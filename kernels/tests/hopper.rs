@@ -23,16 +23,8 @@ struct Case {
     blocks: usize,
 }
 
-const PLAIN: Case = Case {
-    mnk: [128, 256, 64],
-    r: 0,
-    backward: false,
-    bias: false,
-    add: false,
-    mask: None,
-    y: Type::F32,
-    blocks: 2,
-};
+const PLAIN: Case =
+    Case { mnk: [128, 256, 64], r: 0, backward: false, bias: false, add: false, mask: None, y: Type::F32, blocks: 2 };
 const DX: Case = Case { backward: true, ..PLAIN };
 
 /// What `cuTensorMapEncodeTiled` does.
@@ -161,7 +153,8 @@ fn results_are_written_in_whole_sectors() {
 #[test]
 fn the_same_bits_on_every_run() {
     for case in [Case { mnk: [140, 264, 200], r: 40, ..PLAIN }, Case { mnk: [140, 264, 200], r: 40, ..DX }] {
-        let bits = |blocks| run(Case { blocks, ..case }, false, None).1.into_iter().map(f64::to_bits).collect::<Vec<_>>();
+        let bits =
+            |blocks| run(Case { blocks, ..case }, false, None).1.into_iter().map(f64::to_bits).collect::<Vec<_>>();
         let first = bits(1);
         assert!(bits(1) == first && bits(4) == first, "{case:?}");
     }

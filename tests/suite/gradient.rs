@@ -89,7 +89,13 @@ fn difference(case: &Case) -> Outcome {
 }
 
 /// What the gradients may be off by, given the reference's.
-fn allowed(case: &Case, values: &[Vec<f64>], gy: &[f64], truth: &Ran, units: [f64; 2]) -> Result<Vec<Vec<f64>>, Failed> {
+fn allowed(
+    case: &Case,
+    values: &[Vec<f64>],
+    gy: &[f64],
+    truth: &Ran,
+    units: [f64; 2],
+) -> Result<Vec<Vec<f64>>, Failed> {
     let bound = case.grad_bound.unwrap_or(case.bound);
     // Products: the reference on absolute values gives the magnitudes of every sum.
     let mut magnitudes = vec![None; truth.grads.len()];

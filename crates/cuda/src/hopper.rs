@@ -8,17 +8,23 @@
 //! | `gy W + (u A) ⊙ mask` | any rows, any rank, dropout, set or added to |
 //! | `xᵀ y`, f32 or f16 or quantised W, other precisions | never |
 //!
-//! Operands that are not bf16 in memory are rounded into copies first (`bf16_rows`), all of a product in one launch; s goes
-//! into the copy of h. `LOWRANK_CUDA_TIER=80` leaves everything to the common kernels, `90a` insists on these.
+//! Operands that are not bf16 in memory are rounded into copies. Of a low-rank linear with a rank of 8, 16, 24 … 128 and rows
+//! of x or gy that are multiples of 8 numbers, the sums of `lora_tc.cu` leave them as they pass ([`Rounded`]); of anything
+//! else one launch before the product (`bf16_rows`). s goes into the copy of h. `LOWRANK_CUDA_TIER=80` leaves everything to the common kernels, `90a` insists on these.
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys;
-use lowrank_backend::{Error, Result};
-use lowrank_kernels::gemm::{Gemm as Product, Layout};
+use lowrank_backend::{Error, Precision, Result};
+use lowrank_kernels::decode;
+use lowrank_kernels::gemm::{Gemm as Product, Layout, Tail as LowRank};
 use lowrank_kernels::hopper::{BOX_COLS, Backward, Forward, MAP_BYTES, Map, Mapped, Rows, Tail, bf16_rows, pitch};
 use lowrank_kernels::launch::{Operand, Type};
+use lowrank_kernels::lora::{Copies as Left, MAX_RANK};
 
 use crate::Cuda;
 use crate::driver::DeviceInfo;
@@ -91,12 +97,57 @@ impl Maps {
 /// Whether the table above says so.
 fn takes(cuda: &Cuda, p: &Product) -> bool {
     let shape = match p.layout {
-        Layout::NT => p.k.is_multiple_of(8) && !p.add && p.tail.is_none_or(|tail| tail.dropout.is_none()),
+        Layout::NT => {
+            let masked = p.tail.is_some_and(|tail| tail.dropout.is_some());
+            p.m > decode::MAX_ROWS && p.k.is_multiple_of(8) && !p.add && !masked
+        }
         Layout::NN => p.n.is_multiple_of(8) && p.bias.is_none(),
         Layout::TN => false,
     };
     let weight = p.b.ty == Type::Bf16 && p.b.at.is_multiple_of(16);
     cuda.hopper && shape && weight && p.c.ty == Type::F32 && p.batch == 1 && p.alpha == 1.0
+}
+
+/// Memory for the operands of a product with a low-rank part, which the sums into its rank leave in bf16.
+pub(crate) struct Rounded {
+    first: CudaBuffer,
+    low: CudaBuffer,
+    other: CudaBuffer,
+    /// What it is for.
+    product: Product,
+    tail: LowRank,
+}
+
+impl Rounded {
+    /// If these kernels take the product, and its operands are such that the sums can leave copies.
+    pub fn new(cuda: &Cuda, p: &Product, precision: Precision) -> Result<Option<Self>> {
+        let Some(tail) = p.tail.filter(|_| precision == Precision::Bf16 && takes(cuda, p)) else { return Ok(None) };
+        let rank = tail.r <= MAX_RANK && pitch(tail.r) == tail.r;
+        let f32s = [p.a, tail.a, tail.b].iter().all(|x| x.ty == Type::F32);
+        if p.m * p.n * p.k == 0 || !rank || !f32s || !p.a.at.is_multiple_of(16) || pitch(p.k) != p.k {
+            return Ok(None);
+        }
+        let copy = |rows, cols| cuda.stream.alloc(Rows::bytes(rows, cols));
+        let (first, low, other) = (copy(p.m, p.k)?, copy(p.m, tail.r)?, copy(p.n, tail.r)?);
+        Ok(Some(Rounded { first, low, other, product: *p, tail }))
+    }
+
+    /// What the sums are to leave.
+    pub fn left(&self) -> Left {
+        let (other, len) = (self.other.address(), self.product.n * self.tail.r);
+        Left {
+            x: Some(self.first.address()),
+            u: Some((self.low.address(), self.tail.s)),
+            other: Some((self.tail.b.at, other, len)),
+        }
+    }
+
+    /// The product, of what they left.
+    pub fn product(&self) -> Product {
+        let of = |copy: &CudaBuffer| Operand::new(copy.address(), Type::Bf16);
+        let tail = LowRank { a: of(&self.low), b: of(&self.other), s: 1.0, ..self.tail };
+        Product { a: of(&self.first), tail: Some(tail), ..self.product }
+    }
 }
 
 /// The copies of a product's operands.

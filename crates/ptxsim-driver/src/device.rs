@@ -15,28 +15,17 @@ pub(crate) struct Device {
     pub clusters: bool,
 }
 
-const HOPPER: Device = Device {
-    capability: (9, 0),
-    shared_optin: 227 << 10,
-    shared: 228 << 10,
-    multiprocessors: 132,
-    clusters: true,
-};
-const AMPERE: Device = Device {
-    capability: (8, 0),
-    shared_optin: 163 << 10,
-    shared: 164 << 10,
-    multiprocessors: 108,
-    clusters: false,
-};
+const HOPPER: Device =
+    Device { capability: (9, 0), shared_optin: 227 << 10, shared: 228 << 10, multiprocessors: 132, clusters: true };
+const AMPERE: Device =
+    Device { capability: (8, 0), shared_optin: 163 << 10, shared: 164 << 10, multiprocessors: 108, clusters: false };
 
-static DEVICE: LazyLock<Result<Device, String>> = LazyLock::new(|| {
-    match std::env::var("LOWRANK_PTXSIM_CAPABILITY").as_deref() {
+static DEVICE: LazyLock<Result<Device, String>> =
+    LazyLock::new(|| match std::env::var("LOWRANK_PTXSIM_CAPABILITY").as_deref() {
         Err(_) | Ok("9.0") => Ok(HOPPER),
         Ok("8.0") => Ok(AMPERE),
         Ok(other) => Err(format!("LOWRANK_PTXSIM_CAPABILITY is {other:?}; it can be 8.0 or 9.0")),
-    }
-});
+    });
 
 /// The device; what the environment names is not there otherwise.
 pub(crate) fn device() -> Result<&'static Device, &'static str> {
