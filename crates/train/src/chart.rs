@@ -131,13 +131,24 @@ pub struct Row {
     pub marked: bool,
 }
 
-/// Horizontal bars, a row each, in columns that have a scale of their own. An SVG file.
-pub fn columns(title: &str, heads: &[&str], rows: &[Row]) -> String {
+/// Rows with the same columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// Above each column.
+    pub heads: Vec<&'static str>,
+    /// Under them.
+    pub rows: Vec<Row>,
+}
+
+/// Horizontal bars, a row each, in columns that have a scale of their own in each block. An SVG file.
+pub fn columns(title: &str, blocks: &[Block]) -> String {
     const NAME: usize = 290;
     const WIDE: usize = 120;
     const BAR: f64 = 62.0;
     let escape = |s: &str| s.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let (width, height) = (NAME + 24 + WIDE * heads.len(), 66 + 17 * rows.len());
+    let widest = blocks.iter().map(|b| b.heads.len()).max().unwrap_or(0);
+    let rows: usize = blocks.iter().map(|b| b.rows.len() + 2).sum();
+    let (width, height) = (NAME + 24 + WIDE * widest, 32 + 17 * rows);
     let mut svg = format!(
         "<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" font-size=\"11\">\n\
@@ -145,29 +156,34 @@ pub fn columns(title: &str, heads: &[&str], rows: &[Row]) -> String {
          <text x=\"16\" y=\"26\" font-size=\"17\">{}</text>\n",
         escape(title)
     );
-    for (c, head) in heads.iter().enumerate() {
-        svg += &format!("<text x=\"{}\" y=\"48\" font-weight=\"bold\">{}</text>\n", NAME + 12 + WIDE * c, escape(head));
-    }
-    let most = |c: usize| {
-        rows.iter().filter_map(|r| r.values.get(c)).filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(*v))
-    };
-    let most: Vec<f64> = (0..heads.len()).map(most).collect();
-    for (i, row) in rows.iter().enumerate() {
-        let y = 54 + 17 * i;
-        let (colour, baseline) = (if row.marked { "#d62728" } else { "#1f77b4" }, y + 11);
-        let name = escape(&row.name);
-        svg += &format!("<text x=\"{NAME}\" y=\"{baseline}\" text-anchor=\"end\">{name}</text>");
-        for (c, (&value, &most)) in row.values.iter().zip(&most).enumerate() {
-            let x = NAME + 12 + WIDE * c;
-            let length = if value.is_finite() && most > 0.0 { BAR * value.max(0.0) / most } else { 0.0 };
-            let text = if value.is_finite() { short(value) } else { "–".into() };
-            svg += &format!(
-                "<rect x=\"{x}\" y=\"{y}\" width=\"{length:.1}\" height=\"13\" fill=\"{colour}\"/>\
-                 <text x=\"{:.1}\" y=\"{baseline}\">{text}</text>",
-                x as f64 + length + 4.0
-            );
+    let mut top = 37;
+    for Block { heads, rows } in blocks {
+        for (c, head) in heads.iter().enumerate() {
+            let (x, y) = (NAME + 12 + WIDE * c, top + 11);
+            svg += &format!("<text x=\"{x}\" y=\"{y}\" font-weight=\"bold\">{}</text>\n", escape(head));
         }
-        svg.push('\n');
+        let most = |c: usize| {
+            rows.iter().filter_map(|r| r.values.get(c)).filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(*v))
+        };
+        let most: Vec<f64> = (0..heads.len()).map(most).collect();
+        for (i, row) in rows.iter().enumerate() {
+            let y = top + 17 * (i + 1);
+            let (colour, baseline) = (if row.marked { "#d62728" } else { "#1f77b4" }, y + 11);
+            let name = escape(&row.name);
+            svg += &format!("<text x=\"{NAME}\" y=\"{baseline}\" text-anchor=\"end\">{name}</text>");
+            for (c, (&value, &most)) in row.values.iter().zip(&most).enumerate() {
+                let x = NAME + 12 + WIDE * c;
+                let length = if value.is_finite() && most > 0.0 { BAR * value.max(0.0) / most } else { 0.0 };
+                let text = if value.is_finite() { short(value) } else { "–".into() };
+                svg += &format!(
+                    "<rect x=\"{x}\" y=\"{y}\" width=\"{length:.1}\" height=\"13\" fill=\"{colour}\"/>\
+                     <text x=\"{:.1}\" y=\"{baseline}\">{text}</text>",
+                    x as f64 + length + 4.0
+                );
+            }
+            svg.push('\n');
+        }
+        top += 17 * (rows.len() + 2);
     }
     svg + "</svg>\n"
 }
@@ -196,7 +212,13 @@ mod tests {
     #[test]
     fn bars_are_escaped_and_in_proportion() {
         let row = |name: &str, values: [f64; 2], marked| Row { name: name.into(), values: values.to_vec(), marked };
-        let svg = columns("<t>", &["x", "y"], &[row("a", [1.0, 5.0], false), row("b", [2.0, f64::NAN], true)]);
+        let svg = columns(
+            "<t>",
+            &[Block {
+                heads: vec!["x", "y"],
+                rows: vec![row("a", [1.0, 5.0], false), row("b", [2.0, f64::NAN], true)],
+            }],
+        );
         assert!(svg.contains("&lt;t&gt;") && svg.contains("width=\"31.0\""));
         assert_eq!((svg.matches("width=\"62.0\"").count(), svg.matches("#d62728").count()), (2, 2));
         assert!(svg.trim_end().ends_with("</svg>"));
