@@ -30,10 +30,10 @@ fn ranks_that_a_layer_or_its_gradient_does_not_have() {
         refused(&more, &["model.layers.0.self_attn.k_proj", name, "rank 65", "64"]);
         refused(&more[..6], &["65", "64", "k_proj"]);
     }
-    // EVA's A needs as many directions of the inputs, of which there may be 128.
-    let eva = ["--init", "eva:batches=5", "--targets", "k_proj", "--rank", "129"];
-    refused(&eva, &["129", "64", "k_proj", "--allow-rank-above-min"]);
-    refused(&[&eva[..], &["--allow-rank-above-min"]].concat(), &["k_proj", "eva needs 129 directions", "only 128"]);
+    // EVA's A needs as many directions of the inputs, of which there are 128 at most.
+    let eva = ["--init", "eva:batches=5", "--targets", "k_proj", "--allow-rank-above-min", "--rank", "129"];
+    refused(&eva, &["k_proj", "eva needs 129 directions", "span only 1"]);
+    refused(&["--init", "eva:batches=5", "--targets", "k_proj", "--rank", "65"], &["--rank", "65", "64", "k_proj"]);
     let ga = |rank, more: &'static [&'static str]| {
         [&["--init", "lora-ga", "--targets", "k_proj", "--rank", rank], more].concat()
     };
@@ -45,7 +45,7 @@ fn ranks_that_a_layer_or_its_gradient_does_not_have() {
     }
     refused(&["--init", "eva:batches=1", "--targets", "q_proj", "--rank", "40", "--seq-len", "16"], &["q_proj", "eva"]);
     refused(&["--init", "orthogonal", "--rank", "3"], &["orthogonal", "even rank"]);
-    refused(&["--init", "lora-ga", "--alpha", "0"], &["s is 0"]);
+    refused(&["--init", "lora-ga:scale=gd", "--alpha", "0"], &["model.layers.0", "length of A and B is inf", "s is 0"]);
     refused(&["--init", "pissa", "--dora"], &["use_dora", "pissa"]);
     refused(&["--alpha", "1e300"], &["lora_alpha", "f32"]);
 }
