@@ -19,6 +19,7 @@ mod gguf;
 mod golden;
 mod gradient;
 mod hand;
+mod lora_ga;
 mod oracle;
 mod random;
 mod report;
@@ -68,6 +69,7 @@ fn main() {
             }
             trials.extend(named("golden", target, golden::CHECKS));
             trials.extend(named("residual", target, residual::CHECKS));
+            trials.extend(named("lora-ga", target, lora_ga::CHECKS));
         }
     }
     trials.push(determinism::whole_step());
