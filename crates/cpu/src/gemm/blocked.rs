@@ -70,6 +70,8 @@ const GROUP: usize = 28;
 struct Depths {
     k: usize,
     r: usize,
+    /// Most columns of a block that h shares.
+    most: usize,
 }
 
 /// One block: `depth` columns of a from `p` on, then `rank` columns of h from `q` on.
@@ -95,7 +97,7 @@ impl Depths {
     /// Columns of h in the last block of a.
     fn shared(&self) -> usize {
         let last = self.k - DEPTH * self.main().saturating_sub(1);
-        if self.k > 0 && last + self.r <= STRIDE { self.r } else { 0 }
+        if self.k > 0 && last + self.r <= self.most { self.r } else { 0 }
     }
 
     fn count(&self) -> usize {
@@ -123,7 +125,7 @@ impl<'a> Blocked<'a, '_> {
         let outer = branch.as_ref().and_then(|branch| branch.outer);
         let side = branch.as_ref().map(|branch| Side::of(kernel, branch, k));
         let rank = if outer.is_some() { side.as_ref().map_or(0, |side| side.r) } else { 0 };
-        let depths = Depths { k, r: rank };
+        let depths = Depths { k, r: rank, most: compute.most() };
         let packed_side = side.as_ref().map_or(0, Side::packed);
         with_scratch(packed_side, |inner| {
             if let (Some(side), Some(branch)) = (&side, &branch) {
@@ -297,7 +299,8 @@ impl Work<'_> {
             with_scratch(columns, |columns| {
                 for b in blocks.clone() {
                     let block = depths.block(b);
-                    let distance = block.total() * kernel.cols;
+                    let depth = compute.padded(block.total());
+                    let distance = depth * kernel.cols;
                     pack::columns(kernel, &self.b, [block.p, j], [block.depth, cols], columns, distance);
                     if let Some(outer) = &self.outer {
                         let rest = &mut columns[block.depth * kernel.cols..];
@@ -310,7 +313,7 @@ impl Work<'_> {
                         start => start,
                     };
                     let packed = &packed[((b - blocks.start) * m + i) * STRIDE..][..rows * STRIDE];
-                    let columns = PackedColumns { data: columns, depth: block.total() };
+                    let columns = PackedColumns { data: columns, depth };
                     multiply_packed(kernel, PackedRows(packed), columns, start, &mut tile);
                 }
             });

@@ -2,8 +2,8 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `kernel` | what a microkernel is; `avx512`, `avx512bf16`, `avx2`, `neon`, `portable`: one per instruction set |
-//! | `compute` | which kernels, by path and precision |
+//! | `kernel` | what a microkernel is; `avx512`, `avx512bf16`, `amx`, `avx2`, `neon`, `portable`: one per instruction set |
+//! | `compute` | which kernels, by path and precision; `split`: f32 as a sum of two bf16 |
 //! | `operand`, `pack` | where operands lie, and how they get into the kernel's order |
 //! | `tile` | products inside one task (attention, batches) |
 //! | `blocked` | large products on all threads, with a low-rank branch riding along |
@@ -18,6 +18,8 @@
 //! 1024×512×1376 225 GFLOP/s, so 86–90 %; gy W 214, 200, 209, 195. matrixmultiply reached 170 there. What cost much before:
 //! panels of columns copied by `memcpy` in pieces of 128 bytes took 11 % of a training step.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -34,6 +36,7 @@ mod neon;
 mod operand;
 mod pack;
 mod portable;
+mod split;
 mod tile;
 
 pub(crate) use blocked::{Blocked, Branch};
