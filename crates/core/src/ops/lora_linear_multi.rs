@@ -5,7 +5,7 @@
 //! backward: every row is multiplied with W once, and its bits are those of [`Tensor::lora_linear`] on that adapter alone
 //! (in batches above 16 rows, below which devices may sum in another order), however a device adds the branch to the base.
 
-use lowrank_backend::{Block, Error, Gemm, Linear, Lora, Result, Rows, Slot, Weight};
+use lowrank_backend::{Block, Error, Gemm, Linear, Lora, Mode, Result, Rows, Slot, Weight};
 
 use crate::ops::check;
 use crate::{Grads, Rule, Tensor};
@@ -141,12 +141,13 @@ impl Layer {
         Ok(h)
     }
 
-    /// dx of a segment's rows, and its adapter's gradients over them.
+    /// dx of a segment's rows, and its adapter's gradients over them. What is added to dx is added by the device's own
+    /// operation, as it would be for the adapter alone: adding a finished sum rounds elsewhere.
     fn backward(
         &self,
         segment: &Segment,
         (x, h, gy): (&Tensor, &Option<Tensor>, &Tensor),
-        dx: Option<&Tensor>,
+        dx: Option<(&Tensor, Mode)>,
         (da, db): (Option<Slot<'_>>, Option<Slot<'_>>),
     ) -> Result<()> {
         let [_, n, k] = self.sizes;
@@ -154,7 +155,13 @@ impl Layer {
         let Window { first, count, skip } = self.window(segment);
         let (x, gy) = (x.read(), gy.read());
         let apart = match dx {
-            Some(dx) if count != segment.len => Some(Tensor::empty(&[count, k], dx.dtype(), dx.device())?),
+            Some((dx, mode)) if count != segment.len => {
+                let apart = Tensor::empty(&[count, k], dx.dtype(), dx.device())?;
+                if mode == Mode::Add {
+                    copy(dx, first * k, count * k, apart.write().set())?;
+                }
+                Some((apart, mode))
+            }
             _ => None,
         };
         let (start, len) = (segment.start, segment.len);
@@ -162,27 +169,27 @@ impl Layer {
             let r = self.adapters[i].a.shape()[0];
             let h = h.read();
             let direct = dx.filter(|_| apart.is_none());
-            let mut into = direct.map(Tensor::write);
-            let slot = into.as_mut().map(|w| w.out().narrow(start * k, len * k).set());
+            let mut into = direct.map(|(dx, mode)| (dx.write(), mode));
+            let slot = into.as_mut().map(|(w, mode)| Slot { out: w.out().narrow(start * k, len * k), mode: *mode });
             self.with_lora(i, len, |op| {
                 let own = (x.view().narrow(start * k, len * k), gy.view().narrow(start * n, len * n));
                 backend.lora_backward(op, own.0, h.view().narrow(skip * r, len * r), own.1, slot, da, db)
             })?;
-            if let Some(apart) = &apart {
+            if let Some((apart, mode)) = &apart {
                 self.with_lora(i, count, |op| {
                     let all = (x.view().narrow(first * k, count * k), gy.view().narrow(first * n, count * n));
-                    backend.lora_backward(op, all.0, h.view(), all.1, Some(apart.write().set()), None, None)
+                    backend.lora_backward(op, all.0, h.view(), all.1, Some(apart.write().slot(*mode)), None, None)
                 })?;
             }
-        } else if let Some(dx) = dx {
+        } else if let Some((dx, mode)) = dx {
             let (mut into, at) = match &apart {
-                Some(apart) => (apart.write(), 0),
+                Some((apart, _)) => (apart.write(), 0),
                 None => (dx.write(), first),
             };
-            let slot = into.out().narrow(at * k, count * k).set();
+            let slot = Slot { out: into.out().narrow(at * k, count * k), mode };
             self.with_base(count, |op| backend.linear_backward(op, gy.view().narrow(first * n, count * n), slot))?;
         }
-        if let (Some(apart), Some(dx)) = (apart, dx) {
+        if let (Some((apart, _)), Some((dx, _))) = (apart, dx) {
             let mut dx = dx.write();
             copy(&apart, skip * k, len * k, dx.out().narrow(start * k, len * k).set())?;
         }
@@ -305,19 +312,23 @@ impl Rule for Multi {
         let [m, n, k] = self.layer.sizes;
         let device = self.x.device();
         let gy = self.grouped.bring_together(&gy, n)?;
-        let dx = if grads.wants(0) { Some(Tensor::empty(&[m, k], gy.dtype(), device)?) } else { None };
+        let dx = match grads.so_far(0)? {
+            Some((sum, Mode::Add)) => Some((self.grouped.bring_together(&sum, k)?, Mode::Add)),
+            first => first,
+        };
+        let into = || dx.as_ref().map(|(dx, mode)| (dx, *mode));
         let mut seen = vec![false; self.layer.adapters.len()];
         for (segment, h) in self.grouped.segments.iter().zip(&self.h) {
             let given = (&self.x, h, &gy);
             let Some(i) = segment.adapter else {
-                self.layer.backward(segment, given, dx.as_ref(), (None, None))?;
+                self.layer.backward(segment, given, into(), (None, None))?;
                 continue;
             };
             seen[i] = true;
             let (da, db) = (grads.slot(1 + 2 * i)?, grads.slot(2 + 2 * i)?);
             if da.wanted() || db.wanted() || dx.is_some() {
                 let (mut a, mut b) = (da.lock(), db.lock());
-                self.layer.backward(segment, given, dx.as_ref(), (a.slot(), b.slot()))?;
+                self.layer.backward(segment, given, into(), (a.slot(), b.slot()))?;
             }
             grads.put(da)?;
             grads.put(db)?;
@@ -333,7 +344,7 @@ impl Rule for Multi {
                 grads.put(slot)?;
             }
         }
-        if let Some(dx) = dx {
+        if let Some((dx, _)) = dx {
             grads.give(0, self.grouped.send_back(dx, &[m, k], k)?)?;
         }
         Ok(())
