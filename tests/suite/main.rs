@@ -4,6 +4,7 @@
 //!
 //! * `exact`: integers come out bit for bit. * `rounding`: random numbers against plain f64 loops.
 //! * `gradient`: finite differences, and each device against the reference. * `determinism`: threads and runs.
+//! * `narrow`: operands split into bf16, on every path of CPU kernels.
 //! * `hand`: values worked out by hand. * `flow`, `golden`: whole models. * `table`: no operation without a row.
 //!
 //! `cargo test --test suite -- exact/cpu` runs a part. A device that is not here is shown as ignored, one line a kind;
@@ -19,6 +20,7 @@ mod gguf;
 mod golden;
 mod gradient;
 mod hand;
+mod narrow;
 mod oracle;
 mod random;
 mod report;
@@ -49,6 +51,7 @@ const KINDS: [(&str, Check, Takes); 6] = [
 
 fn main() {
     let arguments = Arguments::from_args();
+    narrow::emulate();
     // An absent device shows once, not again without its fused operations.
     let targets: Vec<Target> = devices::all().into_iter().filter(|t| t.present() || !t.unfused).collect();
     let mut trials = table::trials();
@@ -66,6 +69,7 @@ fn main() {
             trials.extend(named("residual", target, residual::CHECKS));
         }
     }
+    trials.extend(narrow::trials());
     trials.push(determinism::whole_step());
     trials.push(gguf::trial());
     let conclusion = libtest_mimic::run(&arguments, trials);
