@@ -88,7 +88,7 @@ fn a_row_does_not_depend_on_its_neighbours() {
     on_every_path(|cpu| {
         let (mut x, w) = (random(1, m * k), put(&cpu, &random(2, n * k)));
         for (precision, _) in MODES {
-            let mut rows = |x: &[f32]| {
+            let rows = |x: &[f32]| {
                 let m = x.len() / k;
                 let mut c = empty(&cpu, m * n);
                 cpu.gemm(&Gemm::nt(m, n, k).precision(precision), put(&cpu, x).view(), w.view(), c.set()).unwrap();
