@@ -269,8 +269,8 @@ impl<'w, 'a> Work<'w, 'a> {
             self.groups(i, rows).map(|(group, _)| group.depths(k, compute).block_or_none(b).rank).max().unwrap_or(0);
         if base.depth > 0 && (shared || widest == 0) {
             let distance = if widest == 0 { compute.padded(base.depth) } else { base.depth + widest } * kernel.cols;
-            pack::columns(kernel, &self.b, [base.p, j], [base.depth, cols], columns, distance);
-            compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols);
+            let done = compute.pack(&self.b, [base.p, j], [base.depth, cols], columns, distance);
+            compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols, done);
         }
         if widest == 0 {
             if base.depth > 0 {
@@ -287,15 +287,16 @@ impl<'w, 'a> Work<'w, 'a> {
             }
             let depth = compute.padded(block.total());
             let distance = if shared { block.depth + widest } else { depth } * kernel.cols;
-            if !shared {
-                pack::columns(kernel, &self.b, [block.p, j], [block.depth, cols], columns, distance);
-            }
+            let done = match shared {
+                true => 0,
+                false => compute.pack(&self.b, [block.p, j], [block.depth, cols], columns, distance),
+            };
             if let Some(branch) = &group.branch {
                 let rest = &mut columns[block.depth * kernel.cols..];
                 pack::columns(kernel, &branch.outer, [block.q, j], [block.rank, cols], rest, distance);
             }
             if !shared {
-                compute.columns(&mut columns[..panels * distance], block.total(), kernel.cols);
+                compute.columns(&mut columns[..panels * distance], block.total(), kernel.cols, done);
             }
             let packed = &packed[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
             let columns = PackedColumns { data: columns, depth, distance };

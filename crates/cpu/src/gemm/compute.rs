@@ -18,7 +18,8 @@ use half::bf16;
 use lowrank_backend::{Error, Precision, Result};
 
 use super::kernel::{DEPTH, Kernel, STRIDE};
-use super::split;
+use super::operand::Operand;
+use super::{pack, split};
 use crate::NAME;
 use crate::path::Path;
 
@@ -135,12 +136,37 @@ impl Compute {
         }
     }
 
-    /// Packed panels of columns, room for [`Compute::padded`] rows of `width` values each, of which `depth` are there.
-    pub(super) fn columns(self, packed: &mut [f32], depth: usize, width: usize) {
+    /// Packs columns of b (see [`pack::columns`]) as far as possible in the form that kernels consume. Returns the depths
+    /// that have it.
+    pub(super) fn pack(
+        self,
+        b: &Operand<'_>,
+        at: [usize; 2],
+        [depth, cols]: [usize; 2],
+        out: &mut [f32],
+        distance: usize,
+    ) -> usize {
+        #[cfg(target_arch = "x86_64")]
+        if matches!(self.narrow, Narrow::Pairs | Narrow::Tiles)
+            && super::pairs::columns(self.kernel(), b, at, [depth, cols], out, distance)
+        {
+            return depth;
+        }
+        pack::columns(self.kernel(), b, at, [depth, cols], out, distance);
+        0
+    }
+
+    /// Packed panels of columns, room for [`Compute::padded`] rows of `width` values each, of which `depth` are there, the
+    /// first `done` of them as kernels consume them (the others where they would be without that).
+    pub(super) fn columns(self, packed: &mut [f32], depth: usize, width: usize, done: usize) {
         if self.narrow == Narrow::No {
             return;
         }
         for panel in packed.chunks_exact_mut(self.padded(depth) * width) {
+            if done > 0 {
+                self.rest(panel, [done, depth], width);
+                continue;
+            }
             panel[depth * width..].fill(0.0);
             match self.narrow {
                 Narrow::No => {}
@@ -154,6 +180,23 @@ impl Compute {
                 Narrow::Split => unsafe { super::amx::split_columns(panel) },
             }
         }
+    }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+impl Compute {
+    fn rest(self, _: &mut [f32], _: [usize; 2], _: usize) {}
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Compute {
+    /// Rows `done .. depth` of a panel become pairs behind those that are there.
+    fn rest(self, panel: &mut [f32], [done, depth]: [usize; 2], width: usize) {
+        let (pairs, more) = (done / 2, (depth - done).div_ceil(2));
+        // SAFETY: the path has the instructions.
+        unsafe { super::avx512bf16::pair_columns(&mut panel[done * width..depth * width], width) };
+        panel.copy_within(done * width..(done + more) * width, pairs * width);
+        panel[(pairs + more) * width..self.padded(depth).div_ceil(2) * width].fill(0.0);
     }
 }
 

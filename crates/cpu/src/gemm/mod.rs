@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `kernel` | what a microkernel is; `avx512`, `avx512bf16`, `amx`, `avx2`, `neon`, `portable`: one per instruction set |
 //! | `compute` | which kernels, by path and precision; `split`: f32 as a sum of two bf16 |
-//! | `operand`, `pack` | where operands lie, and how they get into the kernel's order |
+//! | `operand`, `pack`, `pairs` | where operands lie, and how they get into the kernel's order |
 //! | `tile` | products inside one task (attention, batches) |
 //! | `blocked`, `depths` | large products on all threads, with low-rank branches riding along |
 //! | `side` | products with few columns: a branch's h, from rows that are packed anyway |
@@ -37,6 +37,8 @@ mod kernel;
 mod neon;
 mod operand;
 pub(crate) mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod portable;
 mod side;
 mod split;

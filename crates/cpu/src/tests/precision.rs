@@ -126,10 +126,35 @@ fn the_number_of_threads_changes_nothing_in_any_mode() {
     });
 }
 
+/// Pairs of a weight in bf16 are packed as they lie, with and without columns of the branch behind them, in whole blocks and
+/// odd ones: the bits are those of the same values in f32.
+#[test]
+fn a_weight_in_bf16_gives_the_bits_of_its_values_in_f32() {
+    for sizes in [[45, 150, 602, 7], [50, 172, 1030, 4], [33, 151, 601, 3], [40, 130, 516, 500], [20, 34, 512, 1]] {
+        let [_, n, k, _] = sizes;
+        let narrow: Vec<half::bf16> = random(2, n * k).into_iter().map(half::bf16::from_f32).collect();
+        let wide: Vec<f32> = narrow.iter().map(|x| x.to_f32()).collect();
+        on_every_path(|cpu| {
+            for (precision, _) in MODES {
+                let run = |w| with_weight(&cpu, sizes, w, precision);
+                for (i, (a, b)) in run(put(&cpu, &narrow)).iter().zip(run(put(&cpu, &wide))).enumerate() {
+                    let what = format!("output {i} of {sizes:?} in {} on {}", precision.name(), cpu.path());
+                    assert!(bits(a) == bits(&b), "{what}");
+                }
+            }
+        });
+    }
+}
+
 /// y, h, dx, dA and dB of random operands.
-fn low_rank(cpu: &Cpu, [m, n, k, r]: [usize; 4], precision: Precision) -> Vec<Vec<f32>> {
+fn low_rank(cpu: &Cpu, sizes: [usize; 4], precision: Precision) -> Vec<Vec<f32>> {
+    let [_, n, k, _] = sizes;
+    with_weight(cpu, sizes, put(cpu, &random(2, n * k)), precision)
+}
+
+fn with_weight(cpu: &Cpu, [m, n, k, r]: [usize; 4], w: T<'_>, precision: Precision) -> Vec<Vec<f32>> {
     let put = |seed: u64, len: usize| put(cpu, &random(seed, len));
-    let (x, w, a, b, gy) = (put(1, m * k), put(2, n * k), put(3, r * k), put(4, n * r), put(5, m * n));
+    let (x, a, b, gy) = (put(1, m * k), put(3, r * k), put(4, n * r), put(5, m * n));
     let words = super::put(cpu, &scalars());
     let base = Linear { m, n, k, w: Weight::Dense(w.view()), bias: None, precision };
     let op = Lora { base, r, scale: 0.5, a: a.view(), b: b.view(), dropout: None, scalars: words.view() };
