@@ -162,19 +162,22 @@ impl<'a> Run<'a> {
         let examples: Vec<&Example> = chosen.iter().map(|&i| &self.data.train[i]).collect();
         let counted: usize = examples.iter().map(|e| e.counted()).sum();
         let tokens: usize = examples.iter().map(|e| e.ids.len()).sum();
-        let mut losses = Vec::new();
-        for examples in examples.chunks(options.batch) {
-            let batch = Batch::new(examples.iter().copied(), device)?;
-            device.begin_step(self.micro_step)?;
-            self.micro_step += 1;
-            // The denominator is the whole step's, so the micro-batches' gradients simply add up.
-            let loss = model.loss(&batch.ids, &batch.targets, counted as f64)?;
-            losses.push(loss.detach());
-            loss.backward()?;
-        }
         let factor = options.schedule.factor(self.step as u32, self.steps as u32, options.warmup as u32);
-        self.optimiser.step(factor, options.clip)?;
-        self.optimiser.zero_grad();
+        let losses = device.repeated(|| -> Result<_> {
+            let mut losses = Vec::new();
+            for examples in examples.chunks(options.batch) {
+                let batch = Batch::new(examples.iter().copied(), device)?;
+                device.begin_step(self.micro_step)?;
+                self.micro_step += 1;
+                // The denominator is the whole step's, so the micro-batches' gradients simply add up.
+                let loss = model.loss(&batch.ids, &batch.targets, counted as f64)?;
+                losses.push(loss.detach());
+                loss.backward()?;
+            }
+            self.optimiser.step(factor, options.clip)?;
+            self.optimiser.zero_grad();
+            Ok(losses)
+        })?;
         self.step += 1;
         let (step, lr, grad_norm) = (self.step, options.lr * factor, self.optimiser.norm_tensor()?);
         self.report(observer)?;
