@@ -97,7 +97,8 @@ impl Arena {
             bank.alive += 1;
             return Taken::At(at, Home::Bank(i));
         }
-        let fits = self.chunks.iter().enumerate().flat_map(|(i, c)| c.free.iter().map(move |(&at, &have)| (have, i, at)));
+        let fits =
+            self.chunks.iter().enumerate().flat_map(|(i, c)| c.free.iter().map(move |(&at, &have)| (have, i, at)));
         let Some((have, i, at)) = fits.filter(|&(have, ..)| have >= size).min() else {
             return Taken::Chunk(size.max(CHUNK).max(std::mem::take(&mut self.wanted)), size);
         };
@@ -261,9 +262,8 @@ mod tests {
             let size = 1 + x % 60_000;
             let (at, home) = take(&mut arena, &mut next, size);
             assert!(at.is_multiple_of(UNIT as u64));
-            let apart = |&(other, _, length): &(u64, Home, usize)| {
-                at + size as u64 <= other || other + length as u64 <= at
-            };
+            let apart =
+                |&(other, _, length): &(u64, Home, usize)| at + size as u64 <= other || other + length as u64 <= at;
             assert!(held.iter().all(apart), "block {i}");
             held.push((at, home, size));
         }

@@ -11,8 +11,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use cudarc::driver::{DriverError, result, sys};
 use lowrank_backend::Result;
 
-use crate::context::{Context, Function};
 use crate::Counters;
+use crate::context::{Context, Function};
 
 /// The driver's version that graphs need: kernel nodes of CUDA 12.
 const DRIVER: i32 = 12_000;
@@ -100,7 +100,8 @@ impl Graph {
         let mut graph = std::ptr::null_mut();
         // SAFETY: writes a handle.
         unsafe { sys::cuGraphCreate(&mut graph, 0) }.result()?;
-        let mut made = Graph { graph, exec: std::ptr::null_mut(), nodes: Vec::with_capacity(calls.len()), calls, used: 0 };
+        let mut made =
+            Graph { graph, exec: std::ptr::null_mut(), nodes: Vec::with_capacity(calls.len()), calls, used: 0 };
         for call in &made.calls {
             let mut node = std::ptr::null_mut();
             let before = made.nodes.last().map_or(std::ptr::null(), std::ptr::from_ref);

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{DriverError, result, sys};
 use lowrank_backend::{Buffer, Error, Result, Stats};
 
-use crate::context::Context;
 use crate::arena::{Home, Taken};
+use crate::context::Context;
 use crate::step::Steps;
 
 const FULL: DriverError = DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);

@@ -42,7 +42,11 @@ pub(crate) struct Held {
 enum Work {
     Kernel(Call),
     /// So many bytes from this place of the inbox to an address.
-    Upload { to: u64, from: usize, len: usize },
+    Upload {
+        to: u64,
+        from: usize,
+        len: usize,
+    },
 }
 
 /// The inbox on the device.
