@@ -108,3 +108,9 @@ fn the_training_loop_starts_a_step_as_one() -> Outcome {
     }
     Ok(())
 }
+
+#[test]
+fn adapters_in_one_batch_have_the_bits_of_each_alone() -> Outcome {
+    let Some(device) = device("cuda") else { return Ok(()) };
+    adapters_share_a_batch(device, LENGTH)
+}

@@ -19,7 +19,7 @@ use crate::{Batch, Dataset, Error, Evaluation, Example, Observer, Options, Plan,
 const DECODE: usize = 16;
 
 /// How many adapters go through the base as one batch unless something else is asked for.
-pub const TOGETHER: usize = 8;
+pub const TOGETHER: usize = 4;
 
 /// One adapter of several, with how it is trained.
 #[derive(Clone, Copy)]
