@@ -78,7 +78,7 @@ fn check(case: &Case, path: Path) -> Outcome {
     let truth = (case.oracle)(&values);
     let ran = case.run(cpu, &open(path)?, &values, None)?;
     let magnitudes = (case.oracle)(&absolute(&values));
-    let full = case.bound.allowed(&truth, || magnitudes.clone(), cpu.unit());
+    let full = case.bound.allowed(&truth, || magnitudes.clone(), cpu.units());
     // The loss of W's product, and in a low-rank one that of h's.
     let allowed: Vec<f64> = full.iter().zip(&magnitudes).map(|(a, m)| a + LOSS * m.abs()).collect();
     let ratio = within("result", &ran.y, &truth, &allowed)?;
