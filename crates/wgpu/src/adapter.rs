@@ -92,6 +92,8 @@ pub(crate) struct Context {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
+    /// What kernels may use beyond the core of WGSL.
+    pub features: wgpu::Features,
     pub pipelines: Pipelines,
     failure: Arc<Failure>,
 }
@@ -124,7 +126,8 @@ impl Context {
         Ok(context)
     }
 
-    fn new(index: usize) -> Result<Self> {
+    /// A device that nobody else has.
+    pub fn new(index: usize) -> Result<Self> {
         let failed = |detail: String| Error::Device { device: format!("wgpu:{index}"), detail };
         let Some(adapter) = ADAPTERS.get(index) else {
             let detail = if ADAPTERS.is_empty() {
@@ -138,8 +141,10 @@ impl Context {
         };
         let info = describe(index, adapter);
         let limits = adapter.limits();
+        let features = adapter.features() & wgpu::Features::SUBGROUP;
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("lowrank"),
+            required_features: features,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         });
@@ -148,12 +153,8 @@ impl Context {
         let sink = failure.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| sink.set(e.to_string())));
         let sink = failure.clone();
-        device.set_device_lost_callback(move |reason, detail| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                sink.set(format!("the device was lost: {detail}"));
-            }
-        });
-        Ok(Context { info, device, queue, limits, pipelines: Pipelines::default(), failure })
+        device.set_device_lost_callback(move |_, detail| sink.set(format!("the device was lost: {detail}")));
+        Ok(Context { info, device, queue, limits, features, pipelines: Pipelines::default(), failure })
     }
 
     /// What the device is called.
@@ -164,6 +165,12 @@ impl Context {
     /// A failure of this device.
     pub fn error(&self, detail: impl Into<String>) -> Error {
         Error::Device { device: self.name(), detail: detail.into() }
+    }
+
+    /// Remembers a failure: every later call gives the first one.
+    pub fn fail(&self, detail: String) -> Error {
+        self.failure.set(detail);
+        self.check().expect_err("just set")
     }
 
     /// Fails if anything went wrong on the device since it was opened.
