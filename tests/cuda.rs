@@ -31,3 +31,9 @@ fn the_same_bits_on_every_run() -> Outcome {
     let Some(device) = device("cuda") else { return Ok(()) };
     same_bits(&device, LENGTH, 2)
 }
+
+#[test]
+fn adapters_in_one_batch_have_the_bits_of_each_alone() -> Outcome {
+    let Some(device) = device("cuda") else { return Ok(()) };
+    adapters_share_a_batch(device, LENGTH)
+}

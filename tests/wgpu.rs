@@ -51,3 +51,9 @@ fn inits_and_methods_have_the_losses_of_the_cpu() -> Outcome {
     }
     Ok(())
 }
+
+#[test]
+fn adapters_in_one_batch_have_the_bits_of_each_alone() -> Outcome {
+    let Some(device) = device("wgpu") else { return Ok(()) };
+    adapters_share_a_batch(device, LENGTH)
+}

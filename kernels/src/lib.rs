@@ -40,6 +40,8 @@ macro_rules! modules {
 modules! {
     /// Attention forward and backward.
     ATTENTION = "attention";
+    /// Operands rounded to bf16 for Hopper's kernels.
+    BF16_ROWS = "bf16_rows";
     /// Strided copies and constants.
     COPY = "copy";
     /// The mask of Philox.
@@ -56,6 +58,8 @@ modules! {
     DECODE = "decode";
     /// The low-rank linear's forward pass for Hopper.
     LORA_FORWARD_SM90A = "lora_forward.sm90a";
+    /// Its gradient by x.
+    LORA_BACKWARD_SM90A = "lora_backward.sm90a";
     /// Functions of one operand, and casts.
     MAP = "map";
     /// Permutations, rows by index, and their gradients.

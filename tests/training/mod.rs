@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lowrank_core::optim::{AdamW, AdamWOptions, Group};
 use lowrank_core::{DType, Device, Tensor, philox};
-use lowrank_lora::{Adapter, Host, Init, LoraConfig, attach};
+use lowrank_lora::{Adapter, Host, Init, LoraConfig, attach, attach_rows};
 use lowrank_models::Llama;
 
 pub type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -140,5 +140,50 @@ pub fn same_bits(device: &Device, length: usize, steps: u32) -> Outcome {
         all.push(values);
     }
     assert!(all[0] == all[1], "two runs gave different adapters");
+    Ok(())
+}
+
+/// Two adapters go through the base in one batch, of two sequences and of one: losses and gradients have the bits that each
+/// has alone.
+pub fn adapters_share_a_batch(device: Device, length: usize) -> Outcome {
+    let config = |r, targets: &str| -> Outcome<LoraConfig> {
+        Ok(LoraConfig { r, targets: targets.parse()?, init: Init::BothRandom, ..LoraConfig::default() })
+    };
+    let Run { mut model, adapter, .. } = Run::with(device.clone(), length, config(4, "all-linear")?)?;
+    let adapters = [adapter, Adapter::create(&model, "second", config(7, "q_proj,down_proj")?, 2)?];
+    let mut random = philox::Rng::new(5, 0);
+    let tokens: Vec<u32> = (0..3 * length).map(|_| random.below(1000)).collect();
+    let inputs = |first: usize, count: usize| -> Outcome<[Tensor; 2]> {
+        let own = &tokens[first * length..(first + count) * length];
+        Ok([Tensor::from_slice(own, &[count, length], &device)?, Tensor::from_slice(own, &[count * length], &device)?])
+    };
+    let bits = |t: &Tensor| -> Outcome<Vec<u32>> { Ok(t.to_vec::<f32>()?.iter().map(|x| x.to_bits()).collect()) };
+    let gradients = |adapter: &Adapter| -> Outcome<Vec<Vec<u32>>> {
+        let own = adapter.parameters();
+        let all =
+            own.iter().map(|(name, t)| bits(&t.grad().ok_or_else(|| format!("no gradient of {name}"))?)).collect();
+        own.iter().for_each(|(_, t)| t.zero_grad());
+        all
+    };
+    let mut alone = Vec::new();
+    for (adapter, (first, count)) in adapters.iter().zip([(0, 2), (2, 1)]) {
+        attach(&mut model, adapter)?;
+        device.begin_step(0)?;
+        let [ids, targets] = inputs(first, count)?;
+        let loss = model.loss(&ids, &targets, (3 * count) as f64)?;
+        let value = bits(&loss)?;
+        loss.backward()?;
+        alone.push((value, gradients(adapter)?));
+    }
+    attach_rows(&mut model, &adapters.each_ref(), &[Some(0), Some(0), Some(1)])?;
+    device.begin_step(0)?;
+    let [ids, targets] = inputs(0, 3)?;
+    let losses = model.losses(&ids, &targets, &[(2, 6.0), (1, 3.0)])?;
+    let values = bits(&losses)?;
+    losses.sum()?.backward()?;
+    for (i, (value, wanted)) in alone.iter().enumerate() {
+        assert_eq!(values[i], value[0], "loss of adapter {i}");
+        assert!(gradients(&adapters[i])? == *wanted, "gradients of adapter {i} have other bits than alone");
+    }
     Ok(())
 }

@@ -19,6 +19,7 @@ mod gemm;
 mod linear;
 mod lora;
 mod lora_embedding;
+mod lora_multi;
 mod math;
 mod memory;
 mod norm;
@@ -41,8 +42,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use lowrank_backend::{
     AdamW, AdamWParam, Attention, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Gemm, In, Linear,
-    Lora, LoraEmbedding, Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd, SgdParam, Slot,
-    Stats, Weight, Zip,
+    Lora, LoraEmbedding, LoraMulti, Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd,
+    SgdParam, Slot, Stats, Weight, Zip,
 };
 
 pub use path::Path;
@@ -233,6 +234,22 @@ impl Backend for Cpu {
         db: Option<Slot<'_>>,
     ) -> Result<()> {
         lora::lora_backward(self.launch(), self.path, op, x, h, gy, dx, da, db)
+    }
+
+    fn lora_multi_forward(&self, op: &LoraMulti<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
+        lora_multi::lora_multi_forward(self, op, x, y, h)
+    }
+
+    fn lora_multi_backward(
+        &self,
+        op: &LoraMulti<'_>,
+        x: In<'_>,
+        h: In<'_>,
+        gy: In<'_>,
+        dx: Option<Slot<'_>>,
+        grads: &mut [[Option<Slot<'_>>; 2]],
+    ) -> Result<()> {
+        lora_multi::lora_multi_backward(self, op, x, h, gy, dx, grads)
     }
 
     fn lora_embedding_forward(&self, op: &LoraEmbedding<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {

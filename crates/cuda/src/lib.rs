@@ -5,7 +5,9 @@
 //!
 //! * `driver`: is there a driver, which GPUs, what went wrong. * `context`: one open GPU with its compiled kernels.
 //! * `memory`: buffers from the driver's stream-ordered pool. * `staging`: bytes on their way to and from the device.
-//! * `graph`: launches recorded once and repeated as one. * `launch`: from views to a kernel on the stream. * One file per family of operations; the kernels are in `kernels/`.
+//! * `graph`: launches recorded once and repeated as one. * `launch`: from views to a kernel on the stream.
+//! * `hopper`: which products have kernels of their own there. * One file per family of operations; the kernels are in
+//!   `kernels/`.
 //!
 //! Results are the same bits on every run on one device: a sum has one owner and an order that depends on sizes only, and
 //! there are no float atomics.
@@ -17,6 +19,7 @@ mod driver;
 mod elementwise;
 mod gemm;
 mod graph;
+mod hopper;
 mod launch;
 mod linear;
 mod lora_embedding;
@@ -48,6 +51,8 @@ pub struct Cuda {
     stream: Arc<Stream>,
     staging: Mutex<Staging>,
     counters: Counters,
+    /// Whether Hopper's own kernels are used.
+    hopper: bool,
 }
 
 #[derive(Default)]
@@ -61,10 +66,15 @@ struct Counters {
 impl Cuda {
     /// Opens a GPU by its number in [`devices`].
     pub fn new(index: usize) -> Result<Self> {
+        Cuda::of_tier(index, std::env::var(hopper::TIER).ok().as_deref())
+    }
+
+    fn of_tier(index: usize, tier: Option<&str>) -> Result<Self> {
         let context = Context::open(index)?;
+        let hopper = hopper::wanted(&context.info, tier)?;
         let stream = Arc::new(Stream::new(context.clone())?);
         let staging = Mutex::new(Staging::new(stream.clone()));
-        Ok(Cuda { context, stream, staging, counters: Counters::default() })
+        Ok(Cuda { context, stream, staging, counters: Counters::default(), hopper })
     }
 
     /// The GPU that this is.

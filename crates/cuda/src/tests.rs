@@ -12,7 +12,7 @@ use crate::driver::DeviceInfo;
 use crate::{Cuda, driver};
 
 /// The first GPU.
-fn device() -> Option<Cuda> {
+pub(crate) fn device() -> Option<Cuda> {
     let required = std::env::var("LOWRANK_REQUIRE").is_ok_and(|names| names.split(',').any(|n| n.trim() == "cuda"));
     match Cuda::new(0) {
         Ok(cuda) => Some(cuda),
@@ -25,10 +25,10 @@ fn device() -> Option<Cuda> {
 }
 
 /// A buffer with its dtype and length.
-struct Held(Box<dyn Buffer>, DType, usize);
+pub(crate) struct Held(Box<dyn Buffer>, DType, usize);
 
 impl Held {
-    fn of<T: Element>(b: &dyn Backend, values: &[T]) -> Self {
+    pub(crate) fn of<T: Element>(b: &dyn Backend, values: &[T]) -> Self {
         let mut t = Held::empty(b, T::DTYPE, values.len());
         b.upload(bytemuck::cast_slice(values), t.out()).unwrap();
         t
@@ -38,15 +38,15 @@ impl Held {
         Held(b.alloc(len * dtype.size()).unwrap(), dtype, len)
     }
 
-    fn view(&self) -> In<'_> {
+    pub(crate) fn view(&self) -> In<'_> {
         In::new(&*self.0, self.1, self.2)
     }
 
-    fn out(&mut self) -> Out<'_> {
+    pub(crate) fn out(&mut self) -> Out<'_> {
         Out::new(&mut *self.0, self.1, self.2)
     }
 
-    fn read<T: Element>(&self, b: &dyn Backend) -> Vec<T> {
+    pub(crate) fn read<T: Element>(&self, b: &dyn Backend) -> Vec<T> {
         let bytes = pollster::block_on(b.download(self.view())).unwrap();
         bytemuck::pod_collect_to_vec(&bytes)
     }

@@ -3,15 +3,16 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
-use ptxsim::{Config, Module};
+use ptxsim::Config;
 
 use crate::abi::{In, Out, R, api, host_read, host_write};
 use crate::codes::*;
-use crate::state::{Func, SHARED_DEFAULT, SHARED_OPTIN, State, Work};
+use crate::device;
+use crate::state::{Func, SHARED_DEFAULT, State, Work};
 
 fn load(s: &mut State, o: Out<u64>, text: &str) -> R<()> {
     s.ready()?;
-    match Module::parse(text) {
+    match device::module(text) {
         Ok(m) => {
             let h = s.handle();
             s.modules.get_or_insert_default().insert(h, Arc::new(m));
@@ -26,11 +27,11 @@ fn load(s: &mut State, o: Out<u64>, text: &str) -> R<()> {
 
 /// Writes the error text into the buffer of `CU_JIT_ERROR_LOG_BUFFER` (option 5; its size is option 6).
 fn error_log(text: &str, n: c_uint, options: &In<c_int>, values: &In<usize>) -> R {
-    let Err(e) = Module::parse(text) else { return Ok(()) };
+    let Err(e) = device::module(text) else { return Ok(()) };
     let (opts, vals) = (options.read(n as usize)?, values.read(n as usize)?);
     let get = |o: c_int| opts.iter().position(|x| *x == o).map(|i| vals[i]);
     if let (Some(buf), Some(size)) = (get(5), get(6)) {
-        let mut text = e.to_string().into_bytes();
+        let mut text = e.into_bytes();
         text.truncate(size.saturating_sub(1));
         text.push(0);
         if size > 0 {
@@ -38,6 +39,11 @@ fn error_log(text: &str, n: c_uint, options: &In<c_int>, values: &In<usize>) -> 
         }
     }
     Ok(())
+}
+
+/// Shared memory of a block with opt-in.
+fn optin() -> R<usize> {
+    Ok(device::device().map_err(|_| NO_DEVICE)?.shared_optin)
 }
 
 /// What a launch asks for.
@@ -151,7 +157,7 @@ api! {
         let module = s.modules.get_or_insert_default().get(&func.module).ok_or(INVALID_HANDLE)?;
         let own = module.kernel(&func.name).map_or(0, |k| k.shared_bytes);
         if a == 8 {
-            if v < 0 || v as usize + own > SHARED_OPTIN {
+            if v < 0 || v as usize + own > optin()? {
                 return Err(INVALID_VALUE);
             }
             if let Some(x) = s.funcs.get_or_insert_default().get_mut(&f) {
@@ -204,14 +210,14 @@ api! {
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(o: Out<c_int>, _f: u64, block: c_int, shared: usize) |s| {
         s.ready()?;
         let by_threads = 2048 / block.max(1);
-        o.set(if shared > 0 { by_threads.min((SHARED_OPTIN / shared.max(1)) as c_int) } else { by_threads }.min(32))
+        o.set(if shared > 0 { by_threads.min((optin()? / shared.max(1)) as c_int) } else { by_threads }.min(32))
     }
     fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
         o: Out<c_int>, _f: u64, block: c_int, shared: usize, _flags: c_uint,
     ) |s| {
         s.ready()?;
         let by_threads = 2048 / block.max(1);
-        o.set(if shared > 0 { by_threads.min((SHARED_OPTIN / shared.max(1)) as c_int) } else { by_threads }.min(32))
+        o.set(if shared > 0 { by_threads.min((optin()? / shared.max(1)) as c_int) } else { by_threads }.min(32))
     }
 }
 

@@ -13,9 +13,8 @@ pub(crate) static STATE: Mutex<State> = Mutex::new(State::new());
 
 /// Bytes of the simulated device.
 pub(crate) const TOTAL_MEMORY: u64 = 80 << 30;
-/// Shared memory of a block without and with opt-in.
+/// Shared memory of a block without opt-in.
 pub(crate) const SHARED_DEFAULT: usize = 48 * 1024;
-pub(crate) const SHARED_OPTIN: usize = 227 * 1024;
 
 #[derive(Clone)]
 pub(crate) struct Func {

@@ -32,7 +32,7 @@ pub use data::{DataOptions, Dataset, Encode, Example, Format};
 pub use doctor::{DoctorOptions, Examination, Fault, Finding, LayerReport, Severity, examine};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, evaluate_with};
-pub use many::{Member, train_many};
+pub use many::{Member, TOGETHER, train_many};
 pub use metrics::{Recorder, StepRecord, Summary};
 pub use observer::{Observer, When};
 pub use options::{Length, Options};

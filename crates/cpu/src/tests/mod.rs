@@ -5,6 +5,7 @@ mod elementwise;
 mod fused;
 mod gemm;
 mod lora;
+mod lora_multi;
 mod moves;
 mod paths;
 mod stats;

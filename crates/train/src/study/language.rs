@@ -7,7 +7,7 @@ use lowrank_lora::{Adapter, LoraConfig, Targets};
 use lowrank_models::Llama;
 
 use super::{Report, mean, spread};
-use crate::{Cell, CellResult, Chart, Dataset, Length, Options, Result, Series, Sweep, start_adapter, sweep};
+use crate::{Cell, CellResult, Chart, Dataset, Length, Options, Result, Series, Sweep, TOGETHER, start_adapter, sweep};
 
 /// Learning rates of which each setting gets its best.
 const LRS: [f64; 3] = [3e-3, 1e-2, 3e-2];
@@ -103,7 +103,7 @@ fn run(
             }
         }
     }
-    let result = sweep(model, data, cells, ticked, stop)?;
+    let result = sweep(model, data, cells, TOGETHER, ticked, stop)?;
     let each = LRS.len() * effort.seeds as usize;
     for (setting, cells) in settings.iter_mut().zip(result.cells.chunks(each)) {
         setting.results = cells.to_vec();

@@ -13,7 +13,8 @@ use super::language::{Effort, base_of_method};
 use super::{Report, mean, spread};
 use crate::groups::groups;
 use crate::{
-    Batch, Cell, CellResult, Chart, Dataset, Error, Length, Options, Result, Series, Sweep, start_adapter, sweep,
+    Batch, Cell, CellResult, Chart, Dataset, Error, Length, Options, Result, Series, Sweep, TOGETHER, start_adapter,
+    sweep,
 };
 
 /// Learning rates of which each way gets its best.
@@ -100,7 +101,7 @@ fn run(
             }
         }
     }
-    let result = sweep(model, data, cells, ticked, stop)?;
+    let result = sweep(model, data, cells, TOGETHER, ticked, stop)?;
     let each = LRS.len() * effort.seeds as usize;
     for (way, cells) in ways.iter_mut().zip(result.cells.chunks(each)) {
         way.results = cells.to_vec();
