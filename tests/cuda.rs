@@ -119,7 +119,7 @@ fn the_training_loop_starts_a_step_as_one() -> Outcome {
 fn inits_and_methods_have_the_losses_of_the_cpu() -> Outcome {
     let Some(device) = device("cuda") else { return Ok(()) };
     let base = || LoraConfig { r: 2, targets: "q_proj,down_proj".parse().expect("targets"), ..LoraConfig::default() };
-    let inits = ["both-random", "pissa", "pissa:niter=4", "olora", "eva:batches=2", "lora-ga:batches=2"];
+    let inits = ["both-random", "orthogonal", "pissa", "pissa:niter=4", "olora", "eva:batches=2", "lora-ga:batches=2"];
     let mut configs: Vec<LoraConfig> = Vec::new();
     for init in inits.into_iter().chain(["lora-ga:batches=2,estimator=streamed"]) {
         configs.push(LoraConfig { init: init.parse()?, ..base() });
