@@ -6,16 +6,18 @@
 //   lora_backward    u = s gy B and dB = s gy^T h in one kernel (lora_u_db); dA = u^T x^ and dx = gy W + (u A) * mask in
 //                    another (lora_da_dx, BRANCH 2, MASK 3): groups below `split` do the first, the others the second.
 //
-// tiled: a workgroup owns BM x BN elements of c, an invocation 4 x 4 of them in four vec4 accumulators. Both operands pass
-// through workgroup memory in steps of BK = 16 along k, a transposed, so that the inner loop reads one vec4 of each per 16
-// multiply-adds: 8 KiB for 64 x 64. After the last step the branch's r columns go through the same tiles into a second
-// set of accumulators, and c is written once.
+// tiled: a workgroup owns BM x BN elements of c, an invocation T x T of them: 4 x 4 in four vec4 accumulators, or 8 x 8 as
+// four such blocks half a tile apart, which halves the reads per multiply-add. Both operands pass through workgroup memory
+// in steps of BK = 16 along k, a transposed: 8 KiB for 64 x 64, 16 KiB for 128 x 128. After the last step the branch's r
+// columns go through the same tiles into a second set of accumulators, and c is written once.
+//
+// gemm_subgroups.wgsl and gemm_cooperative.wgsl are variants of `tiled`; crates/wgpu/src/tile.rs chooses.
 //
 // dot: for few rows (decoding) or few columns (rank r): a workgroup owns 4 x 4 elements, its 64 invocations share k among
 // them, and a tree adds the parts. The path depends on the sizes, never on the device.
 //
-// Every sum runs over k in ascending order (tiled) or in 64 interleaved parts (dot), so the bits of a row do not depend on
-// the other rows. Operands may be f32, bf16 or f16; arithmetic is f32.
+// Every sum runs over k in ascending order (tiled, whatever T, BM and BN are) or in 64 interleaved parts (dot), so the bits
+// of a row depend neither on the other rows nor on the tile. Operands may be f32, bf16 or f16; arithmetic is f32.
 
 struct Params {
     m: u32,
@@ -52,6 +54,8 @@ struct Params {
 
 override BM: u32 = 64u;
 override BN: u32 = 64u;
+// Elements of a side of what an invocation owns: 4 or 8.
+override T: u32 = 4u;
 // a is stored [k,m]; b is stored [n,k].
 override TA: u32 = 0u;
 override TB: u32 = 0u;
@@ -197,100 +201,184 @@ fn finish(matrix: u32, row: u32, column: u32, product: f32, branch: f32) {
     c[i] = v;
 }
 
-// The 4 x 4 elements of this invocation plus the product of the two tiles.
+// Four neighbours of a row of c.
+fn finish_four(matrix: u32, row: u32, column: u32, product: vec4<f32>, branch: vec4<f32>) {
+    if (row >= params.m) { return; }
+    var v = params.alpha * product;
+    if (BRANCH != 0u) {
+        var side = params.scale * branch;
+        if (MASK == 3u) { side = dropped_four(row * params.mask_step + column, side); }
+        v += side;
+    }
+    for (var j = 0u; j < 4u; j++) {
+        if (column + j >= params.n) { break; }
+        var one = v[j];
+        if (BIAS != 0u) { one += bias_at(column + j); }
+        let i = params.c_start + matrix * params.c_batch + row * params.c_step + column + j;
+        if (ADD != 0u) { one = c[i] + one; }
+        c[i] = one;
+    }
+}
+
+// What an invocation owns: rows 0 to 3 with columns 0 to 3 (l); for T = 8 also rows 4 to 7, which lie BM / 2 below, and
+// columns 4 to 7 (r), which lie BN / 2 to the right.
 struct Sums {
+    l0: vec4<f32>,
+    l1: vec4<f32>,
+    l2: vec4<f32>,
+    l3: vec4<f32>,
+    l4: vec4<f32>,
+    l5: vec4<f32>,
+    l6: vec4<f32>,
+    l7: vec4<f32>,
     r0: vec4<f32>,
     r1: vec4<f32>,
     r2: vec4<f32>,
     r3: vec4<f32>,
+    r4: vec4<f32>,
+    r5: vec4<f32>,
+    r6: vec4<f32>,
+    r7: vec4<f32>,
 }
 
+// Plus the product of the two tiles.
 fn multiply(s: ptr<function, Sums>, x: u32, y: u32) {
     for (var k = 0u; k < BK; k++) {
         let right = b_tile[k * (BN / 4u) + x];
-        let left = k * BM + y * 4u;
-        (*s).r0 = fma(vec4<f32>(a_tile[left]), right, (*s).r0);
-        (*s).r1 = fma(vec4<f32>(a_tile[left + 1u]), right, (*s).r1);
-        (*s).r2 = fma(vec4<f32>(a_tile[left + 2u]), right, (*s).r2);
-        (*s).r3 = fma(vec4<f32>(a_tile[left + 3u]), right, (*s).r3);
+        let at = k * BM + y * 4u;
+        let a0 = vec4<f32>(a_tile[at]);
+        let a1 = vec4<f32>(a_tile[at + 1u]);
+        let a2 = vec4<f32>(a_tile[at + 2u]);
+        let a3 = vec4<f32>(a_tile[at + 3u]);
+        (*s).l0 = fma(a0, right, (*s).l0);
+        (*s).l1 = fma(a1, right, (*s).l1);
+        (*s).l2 = fma(a2, right, (*s).l2);
+        (*s).l3 = fma(a3, right, (*s).l3);
+        if (T == 8u) {
+            let other = b_tile[k * (BN / 4u) + BN / 8u + x];
+            let below = at + BM / 2u;
+            let a4 = vec4<f32>(a_tile[below]);
+            let a5 = vec4<f32>(a_tile[below + 1u]);
+            let a6 = vec4<f32>(a_tile[below + 2u]);
+            let a7 = vec4<f32>(a_tile[below + 3u]);
+            (*s).l4 = fma(a4, right, (*s).l4);
+            (*s).l5 = fma(a5, right, (*s).l5);
+            (*s).l6 = fma(a6, right, (*s).l6);
+            (*s).l7 = fma(a7, right, (*s).l7);
+            (*s).r0 = fma(a0, other, (*s).r0);
+            (*s).r1 = fma(a1, other, (*s).r1);
+            (*s).r2 = fma(a2, other, (*s).r2);
+            (*s).r3 = fma(a3, other, (*s).r3);
+            (*s).r4 = fma(a4, other, (*s).r4);
+            (*s).r5 = fma(a5, other, (*s).r5);
+            (*s).r6 = fma(a6, other, (*s).r6);
+            (*s).r7 = fma(a7, other, (*s).r7);
+        }
+    }
+}
+
+// BK columns of BM rows of op(a), transposed.
+fn fill_a(a_start: u32, row0: u32, k0: u32, lane: u32, lanes: u32) {
+    for (var e = lane; e < BM * BK / 4u; e += lanes) {
+        if (TA == 0u) {
+            let row = e / (BK / 4u);
+            let k = e % (BK / 4u) * 4u;
+            let v = load_a(a_start, row0 + row, params.m, k0 + k, params.k);
+            a_tile[k * BM + row] = v.x;
+            a_tile[(k + 1u) * BM + row] = v.y;
+            a_tile[(k + 2u) * BM + row] = v.z;
+            a_tile[(k + 3u) * BM + row] = v.w;
+        } else {
+            let k = e / (BM / 4u);
+            let row = e % (BM / 4u) * 4u;
+            let v = load_a(a_start, k0 + k, params.k, row0 + row, params.m);
+            a_tile[k * BM + row] = v.x;
+            a_tile[k * BM + row + 1u] = v.y;
+            a_tile[k * BM + row + 2u] = v.z;
+            a_tile[k * BM + row + 3u] = v.w;
+        }
+    }
+}
+
+// BK rows of BN columns of op(b).
+fn fill_b(b_start: u32, column0: u32, k0: u32, lane: u32, lanes: u32) {
+    for (var e = lane; e < BN * BK / 4u; e += lanes) {
+        if (TB == 0u) {
+            let k = e / (BN / 4u);
+            let column = e % (BN / 4u);
+            b_tile[k * (BN / 4u) + column] = load_b(b_start, k0 + k, params.k, column0 + column * 4u, params.n);
+        } else {
+            let column = e / (BK / 4u);
+            let k = e % (BK / 4u) * 4u;
+            let v = load_b(b_start, column0 + column, params.n, k0 + k, params.k);
+            let at = column / 4u;
+            let part = column % 4u;
+            b_tile[k * (BN / 4u) + at][part] = v.x;
+            b_tile[(k + 1u) * (BN / 4u) + at][part] = v.y;
+            b_tile[(k + 2u) * (BN / 4u) + at][part] = v.z;
+            b_tile[(k + 3u) * (BN / 4u) + at][part] = v.w;
+        }
+    }
+}
+
+// The branch's product through the same tiles.
+fn branch(s: ptr<function, Sums>, row0: u32, column0: u32, local: vec2<u32>, lane: u32, lanes: u32) {
+    for (var k0 = 0u; k0 < params.r; k0 += BK) {
+        for (var e = lane; e < BM * BK; e += lanes) {
+            a_tile[e % BK * BM + e / BK] = p_at(row0 + e / BK, k0 + e % BK);
+        }
+        for (var e = lane; e < BN * BK; e += lanes) {
+            let j = select(e / BN, e % BK, BRANCH == 1u);
+            let column = select(e % BN, e / BK, BRANCH == 1u);
+            b_tile[j * (BN / 4u) + column / 4u][column % 4u] = q_at(k0 + j, column0 + column);
+        }
+        workgroupBarrier();
+        multiply(s, local.x, local.y);
+        workgroupBarrier();
     }
 }
 
 fn tile(group: vec3<u32>, local: vec2<u32>, lane: u32) {
     let row0 = group.y * BM;
     let column0 = group.x * BN;
-    let lanes = BM * BN / 16u;
+    let lanes = BM * BN / (T * T);
     let a_start = params.a_start + group.z * params.a_batch;
     let b_start = params.b_start + group.z * params.b_batch;
     var sums: Sums;
     for (var k0 = 0u; k0 < params.k; k0 += BK) {
-        for (var e = lane; e < BM * BK / 4u; e += lanes) {
-            if (TA == 0u) {
-                let row = e / (BK / 4u);
-                let k = e % (BK / 4u) * 4u;
-                let v = load_a(a_start, row0 + row, params.m, k0 + k, params.k);
-                a_tile[k * BM + row] = v.x;
-                a_tile[(k + 1u) * BM + row] = v.y;
-                a_tile[(k + 2u) * BM + row] = v.z;
-                a_tile[(k + 3u) * BM + row] = v.w;
-            } else {
-                let k = e / (BM / 4u);
-                let row = e % (BM / 4u) * 4u;
-                let v = load_a(a_start, k0 + k, params.k, row0 + row, params.m);
-                a_tile[k * BM + row] = v.x;
-                a_tile[k * BM + row + 1u] = v.y;
-                a_tile[k * BM + row + 2u] = v.z;
-                a_tile[k * BM + row + 3u] = v.w;
-            }
-        }
-        for (var e = lane; e < BN * BK / 4u; e += lanes) {
-            if (TB == 0u) {
-                let k = e / (BN / 4u);
-                let column = e % (BN / 4u);
-                b_tile[k * (BN / 4u) + column] = load_b(b_start, k0 + k, params.k, column0 + column * 4u, params.n);
-            } else {
-                let column = e / (BK / 4u);
-                let k = e % (BK / 4u) * 4u;
-                let v = load_b(b_start, column0 + column, params.n, k0 + k, params.k);
-                let at = column / 4u;
-                let part = column % 4u;
-                b_tile[k * (BN / 4u) + at][part] = v.x;
-                b_tile[(k + 1u) * (BN / 4u) + at][part] = v.y;
-                b_tile[(k + 2u) * (BN / 4u) + at][part] = v.z;
-                b_tile[(k + 3u) * (BN / 4u) + at][part] = v.w;
-            }
-        }
+        fill_a(a_start, row0, k0, lane, lanes);
+        fill_b(b_start, column0, k0, lane, lanes);
         workgroupBarrier();
         multiply(&sums, local.x, local.y);
         workgroupBarrier();
     }
     var side: Sums;
-    if (BRANCH != 0u) {
-        for (var k0 = 0u; k0 < params.r; k0 += BK) {
-            for (var e = lane; e < BM * BK; e += lanes) {
-                a_tile[e % BK * BM + e / BK] = p_at(row0 + e / BK, k0 + e % BK);
-            }
-            for (var e = lane; e < BN * BK; e += lanes) {
-                let j = select(e / BN, e % BK, BRANCH == 1u);
-                let column = select(e % BN, e / BK, BRANCH == 1u);
-                b_tile[j * (BN / 4u) + column / 4u][column % 4u] = q_at(k0 + j, column0 + column);
-            }
-            workgroupBarrier();
-            multiply(&side, local.x, local.y);
-            workgroupBarrier();
-        }
-    }
+    if (BRANCH != 0u) { branch(&side, row0, column0, local, lane, lanes); }
     let row = row0 + local.y * 4u;
     let column = column0 + local.x * 4u;
-    for (var j = 0u; j < 4u; j++) {
-        finish(group.z, row, column + j, sums.r0[j], side.r0[j]);
-        finish(group.z, row + 1u, column + j, sums.r1[j], side.r1[j]);
-        finish(group.z, row + 2u, column + j, sums.r2[j], side.r2[j]);
-        finish(group.z, row + 3u, column + j, sums.r3[j], side.r3[j]);
+    finish_four(group.z, row, column, sums.l0, side.l0);
+    finish_four(group.z, row + 1u, column, sums.l1, side.l1);
+    finish_four(group.z, row + 2u, column, sums.l2, side.l2);
+    finish_four(group.z, row + 3u, column, sums.l3, side.l3);
+    if (T == 8u) {
+        let below = row + BM / 2u;
+        let other = column + BN / 2u;
+        finish_four(group.z, below, column, sums.l4, side.l4);
+        finish_four(group.z, below + 1u, column, sums.l5, side.l5);
+        finish_four(group.z, below + 2u, column, sums.l6, side.l6);
+        finish_four(group.z, below + 3u, column, sums.l7, side.l7);
+        finish_four(group.z, row, other, sums.r0, side.r0);
+        finish_four(group.z, row + 1u, other, sums.r1, side.r1);
+        finish_four(group.z, row + 2u, other, sums.r2, side.r2);
+        finish_four(group.z, row + 3u, other, sums.r3, side.r3);
+        finish_four(group.z, below, other, sums.r4, side.r4);
+        finish_four(group.z, below + 1u, other, sums.r5, side.r5);
+        finish_four(group.z, below + 2u, other, sums.r6, side.r6);
+        finish_four(group.z, below + 3u, other, sums.r7, side.r7);
     }
 }
 
-@compute @workgroup_size(BN / 4u, BM / 4u)
+@compute @workgroup_size(BN / T, BM / T)
 fn tiled(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
          @builtin(local_invocation_index) lane: u32) {
     tile(group, local.xy, lane);
@@ -351,17 +439,13 @@ fn dot_product(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocatio
     dots(group, lane);
 }
 
-// Four rows of four sums into d, which has `rows` rows of `columns`.
-fn finish_d(row: u32, rows: u32, column: u32, columns: u32, factor: f32, sums: Sums) {
+// Four neighbours of a row of d, which has `rows` rows of `columns`.
+fn finish_d(row: u32, rows: u32, column: u32, columns: u32, factor: f32, v: vec4<f32>) {
+    if (row >= rows) { return; }
     for (var j = 0u; j < 4u; j++) {
         if (column + j >= columns) { break; }
-        let v = factor * vec4<f32>(sums.r0[j], sums.r1[j], sums.r2[j], sums.r3[j]);
-        for (var i = 0u; i < 4u; i++) {
-            if (row + i < rows) {
-                let at = params.d_start + (row + i) * columns + column + j;
-                if (ADD2 != 0u) { d[at] = d[at] + v[i]; } else { d[at] = v[i]; }
-            }
-        }
+        let at = params.d_start + row * columns + column + j;
+        if (ADD2 != 0u) { d[at] = d[at] + factor * v[j]; } else { d[at] = factor * v[j]; }
     }
 }
 
@@ -397,7 +481,11 @@ fn lora_u_db(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_
         workgroupBarrier();
     }
     let row = row0 + lane / (BN / 4u) * 4u;
-    finish_d(row, params.k, column0 + lane % (BN / 4u) * 4u, params.n, params.alpha, sums);
+    let column = column0 + lane % (BN / 4u) * 4u;
+    finish_d(row, params.k, column, params.n, params.alpha, sums.l0);
+    finish_d(row + 1u, params.k, column, params.n, params.alpha, sums.l1);
+    finish_d(row + 2u, params.k, column, params.n, params.alpha, sums.l2);
+    finish_d(row + 3u, params.k, column, params.n, params.alpha, sums.l3);
 }
 
 // Elements at .. at + 4 of row `row` of x^, which has n columns.
@@ -412,7 +500,7 @@ fn load_x(row: u32, at: u32) -> vec4<f32> {
 }
 
 // d = dA [r,n] (+)= u^T x^ with u in p, and c = dx [m,n] (+)= gy W + (u A) * mask: here n is the layer's k.
-@compute @workgroup_size(BN / 4u, BM / 4u)
+@compute @workgroup_size(BN / T, BM / T)
 fn lora_da_dx(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
     let across = (params.n + BN - 1u) / BN;
@@ -423,7 +511,7 @@ fn lora_da_dx(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
     }
     let row0 = group.x / across * BM;
     let column0 = group.x % across * BN;
-    let lanes = BM * BN / 16u;
+    let lanes = BM * BN / (T * T);
     var sums: Sums;
     for (var m0 = 0u; m0 < params.m; m0 += BK) {
         for (var e = lane; e < BM * BK; e += lanes) { a_tile[e] = p_at(m0 + e / BM, row0 + e % BM); }
@@ -436,5 +524,26 @@ fn lora_da_dx(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation
         multiply(&sums, local.x, local.y);
         workgroupBarrier();
     }
-    finish_d(row0 + local.y * 4u, params.r, column0 + local.x * 4u, params.n, 1.0, sums);
+    let row = row0 + local.y * 4u;
+    let column = column0 + local.x * 4u;
+    finish_d(row, params.r, column, params.n, 1.0, sums.l0);
+    finish_d(row + 1u, params.r, column, params.n, 1.0, sums.l1);
+    finish_d(row + 2u, params.r, column, params.n, 1.0, sums.l2);
+    finish_d(row + 3u, params.r, column, params.n, 1.0, sums.l3);
+    if (T == 8u) {
+        let below = row + BM / 2u;
+        let other = column + BN / 2u;
+        finish_d(below, params.r, column, params.n, 1.0, sums.l4);
+        finish_d(below + 1u, params.r, column, params.n, 1.0, sums.l5);
+        finish_d(below + 2u, params.r, column, params.n, 1.0, sums.l6);
+        finish_d(below + 3u, params.r, column, params.n, 1.0, sums.l7);
+        finish_d(row, params.r, other, params.n, 1.0, sums.r0);
+        finish_d(row + 1u, params.r, other, params.n, 1.0, sums.r1);
+        finish_d(row + 2u, params.r, other, params.n, 1.0, sums.r2);
+        finish_d(row + 3u, params.r, other, params.n, 1.0, sums.r3);
+        finish_d(below, params.r, other, params.n, 1.0, sums.r4);
+        finish_d(below + 1u, params.r, other, params.n, 1.0, sums.r5);
+        finish_d(below + 2u, params.r, other, params.n, 1.0, sums.r6);
+        finish_d(below + 3u, params.r, other, params.n, 1.0, sums.r7);
+    }
 }

@@ -14,12 +14,12 @@ pub struct Shader {
 }
 
 macro_rules! shaders {
-    ($($(#[$doc:meta])* $id:ident = $name:literal [$($part:literal),*] $entries:expr;)*) => {
+    ($($(#[$doc:meta])* $id:ident = $name:literal $(enable $extension:literal)? [$($part:literal),*] $entries:expr;)*) => {
         $(
             $(#[$doc])*
             pub const $id: Shader = Shader {
                 name: $name,
-                text: concat!(include_str!("common.wgsl"), $("\n", include_str!($part)),*),
+                text: concat!($("enable ", $extension, ";\n",)? include_str!("common.wgsl"), $("\n", include_str!($part)),*),
                 entries: &$entries,
             };
         )*
@@ -55,6 +55,14 @@ shaders! {
     REDUCE = "reduce" ["reduce.wgsl"] ["rows", "columns"];
     /// Products, the low-rank linear included.
     GEMM = "gemm" ["gemm.wgsl"] ["tiled", "dot_product", "lora_u_db", "lora_da_dx"];
+    /// Products whose left operand is handed on within subgroups.
+    GEMM_SUBGROUPS = "gemm_subgroups" ["gemm.wgsl", "gemm_subgroups.wgsl"] [
+        "tiled", "dot_product", "lora_u_db", "lora_da_dx", "tiled_subgroups"
+    ];
+    /// Products by matrix units.
+    GEMM_COOPERATIVE = "gemm_cooperative" enable "wgpu_cooperative_matrix" ["gemm.wgsl", "gemm_cooperative.wgsl"] [
+        "tiled", "dot_product", "lora_u_db", "lora_da_dx", "tiled_cooperative"
+    ];
     /// Softmax, norms, cross entropy.
     ROWS = "rows" ["rows.wgsl"] [
         "softmax_forward", "softmax_backward", "norm_forward", "norm_backward", "norm_weights",
@@ -64,8 +72,14 @@ shaders! {
     ATTENTION = "attention" ["attention.wgsl"] [
         "attention_forward", "row_products", "attention_dq", "attention_dkv"
     ];
-    /// Gradient norm and optimisers.
-    OPTIM = "optim" ["optim.wgsl"] ["grad_norm", "adamw", "sgd"];
-    /// The sums of squares for the gradient norm.
-    SQUARES = "squares" ["squares.wgsl"] ["main"];
+    /// Gradient norm and SGD.
+    OPTIM = "optim" ["optim.wgsl"] ["grad_norm", "sgd"];
+    /// AdamW of one tensor.
+    ADAMW = "adamw" ["adamw_1.wgsl", "adamw.wgsl"] ["main"];
+    /// AdamW of six tensors, with 25 storage buffers.
+    ADAMW_MANY = "adamw_many" ["adamw_6.wgsl", "adamw.wgsl"] ["main"];
+    /// The sums of squares for the gradient norm, of seven gradients.
+    SQUARES = "squares" ["squares_7.wgsl", "squares.wgsl"] ["main"];
+    /// The same of 24 gradients, with 25 storage buffers.
+    SQUARES_MANY = "squares_many" ["squares_24.wgsl", "squares.wgsl"] ["main"];
 }

@@ -1,8 +1,6 @@
-// Gradient norm and optimisers. What changes from step to step is read from the scalar buffer.
+// Gradient norm and SGD; AdamW is adamw.wgsl. What changes from step to step is read from the scalar buffer.
 //
 //   grad_norm   norm = sqrt(sum of the parts of squares.wgsl); clip = min(1, max_norm / (norm + 1e-6)), NaN for a norm that is not finite
-//   adamw       g = clip g; m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
-//               p = p - lr (wd p + (m / c1) / (sqrt(v / c2) + eps))
 //   sgd         g = clip g; u = mu u + g; p = p - lr (wd p + u)
 
 struct Params {
@@ -35,8 +33,6 @@ override HAS: u32 = 0u;
 
 const CLIP: u32 = 1u;
 const NORM: u32 = 2u;
-const CORRECTION1: u32 = 3u;
-const CORRECTION2: u32 = 4u;
 const LR: u32 = 8u;
 
 fn scalar(i: u32) -> f32 {
@@ -71,21 +67,6 @@ fn grad_norm(@builtin(local_invocation_index) lane: u32) {
         if (!is_finite(norm)) { clip = nan(); }
         p[params.p_start + CLIP] = clip;
     }
-}
-
-@compute @workgroup_size(256)
-fn adamw(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-         @builtin(local_invocation_index) lane: u32) {
-    let i = folded(group, groups) * 256u + lane;
-    if (i >= params.n) { return; }
-    let grad = scalar(CLIP) * g[params.g_start + i];
-    let first = params.beta1 * m[params.m_start + i] + params.rest1 * grad;
-    let second = params.beta2 * v[params.v_start + i] + params.rest2 * (grad * grad);
-    m[params.m_start + i] = first;
-    v[params.v_start + i] = second;
-    let update = div_of(first / scalar(CORRECTION1), sqrt(second / scalar(CORRECTION2)) + params.eps);
-    let old = p[params.p_start + i];
-    p[params.p_start + i] = old - scalar(LR + params.group) * (params.decay * old + update);
 }
 
 // m is the momentum buffer.

@@ -5,7 +5,7 @@
 //   rms_norm_forward     rstd = 1 / sqrt(mean(x^2) + eps), y = x rstd w
 //   layer_norm_forward   the same with x - mean, plus b
 //   norm_backward        xh = (x - mean) rstd, t = gy w: dx (+)= rstd (t - mean(t) - xh mean(t xh)); RMS without means
-//   norm_weights         dw (+)= sum gy xh, db (+)= sum gy over rows, one invocation per column
+//   norm_weights         dw (+)= sum gy xh, db (+)= sum gy over rows, 16 columns a workgroup, 16 strips of rows
 //   cross_entropy_forward   lse = max + ln sum exp(x - max) and each row's loss
 //   cross_entropy_backward  x = gy / denominator (exp(x - lse) - onehot), in place
 //
@@ -168,22 +168,40 @@ fn norm_backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroup
     }
 }
 
-// y is dw, y2 is db.
+// The sum over the 16 strips of rows of one column, in the invocations of the first strip.
+fn over_strips(lane: u32, v: f32) -> f32 {
+    parts[lane] = v;
+    workgroupBarrier();
+    for (var half = 8u; half > 0u; half >>= 1u) {
+        if (lane / 16u < half) { parts[lane] += parts[lane + half * 16u]; }
+        workgroupBarrier();
+    }
+    let sum = parts[lane % 16u];
+    workgroupBarrier();
+    return sum;
+}
+
+// y is dw, y2 is db. A workgroup owns 16 columns; invocation 16 s + c takes rows s, s + 16, ... of column c, and a tree
+// adds the 16 strips: the order depends on rows alone.
 @compute @workgroup_size(256)
 fn norm_weights(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
-    let column = folded(group, groups) * 256u + lane;
-    if (column >= params.cols) { return; }
+    let column = folded(group, groups) * 16u + lane % 16u;
     var dw = 0.0;
     var db = 0.0;
-    for (var row = 0u; row < params.rows; row++) {
-        let g = gy[params.gy_start + row * params.cols + column];
-        var mean = 0.0;
-        if (LAYER != 0u) { mean = mean_in[params.mean_start + row]; }
-        let xh = (x[params.x_start + row * params.cols + column] - mean) * rstd_in[params.rstd_start + row];
-        dw = fma(g, xh, dw);
-        db += g;
+    if (column < params.cols) {
+        for (var row = lane / 16u; row < params.rows; row += 16u) {
+            let g = gy[params.gy_start + row * params.cols + column];
+            var mean = 0.0;
+            if (LAYER != 0u) { mean = mean_in[params.mean_start + row]; }
+            let xh = (x[params.x_start + row * params.cols + column] - mean) * rstd_in[params.rstd_start + row];
+            dw = fma(g, xh, dw);
+            db += g;
+        }
     }
+    if (DW != 0u) { dw = over_strips(lane, dw); }
+    if (DB != 0u) { db = over_strips(lane, db); }
+    if (lane >= 16u || column >= params.cols) { return; }
     if (DW != 0u) { write(params.y_start + column, dw); }
     if (DB != 0u) {
         let i = params.y2_start + column;

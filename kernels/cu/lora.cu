@@ -230,24 +230,28 @@ RANKS(u, true, false)
 RANKS(v, false, true)
 RANKS(uv, true, true)
 
-// out (+)= s · Σ part[i], in ascending i: the second pass over the sums of the first, for one or two results.
+// out (+)= s · Σ part[i], in ascending i: the second pass over the sums of the first, for up to three results. `copy`, if
+// there is one, gets copy_s · out in bf16; where out is not wanted the copy is of s · Σ part[i].
 struct Sum {
   const float* part;  // [parts, len]
   void* out;
+  u16* copy;
   u64 len;
   u32 parts;
-  float s;
+  float s, copy_s;
   u32 type, add;
+  u32 blocks;
 };
 struct Sums {
-  Sum job[2];
-  u32 blocks;  // of the first job
+  Sum job[3];
 };
 
 extern "C" __global__ void __launch_bounds__(THREADS) lora_sum(const __grid_constant__ Sums p) {
-  bool second = blockIdx.x >= p.blocks;
-  const Sum& job = p.job[second];
-  u64 at = ((u64)(blockIdx.x - (second ? p.blocks : 0)) * THREADS + threadIdx.x) * 4;
+  u32 block = blockIdx.x, which = 0;
+  if (block >= p.job[0].blocks) block -= p.job[0].blocks, which = 1;
+  if (which == 1 && block >= p.job[1].blocks) block -= p.job[1].blocks, which = 2;
+  const Sum& job = p.job[which];
+  u64 at = ((u64)block * THREADS + threadIdx.x) * 4;
   if (at >= job.len) return;
   int valid = (int)min(job.len - at, 4ull);
   bool wide = rows_of_four(job.part, job.len, TYPE_F32);
@@ -261,5 +265,9 @@ extern "C" __global__ void __launch_bounds__(THREADS) lora_sum(const __grid_cons
   }
 #pragma unroll
   for (int j = 0; j < 4; j++) sum[j] *= job.s;
-  store4(job.out, at, sum, valid, job.type, rows_of_four(job.out, 0, job.type), job.add);
+  if (job.out) store4(job.out, at, sum, valid, job.type, rows_of_four(job.out, 0, job.type), job.add);
+  if (!job.copy) return;
+#pragma unroll
+  for (int j = 0; j < 4; j++) sum[j] *= job.copy_s;
+  store4(job.copy, at, sum, valid, TYPE_BF16, rows_of_four(job.copy, 0, TYPE_BF16), false);
 }

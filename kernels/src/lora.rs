@@ -29,6 +29,19 @@ pub struct Plan {
     rows: usize,
     /// Tensor cores instead of FMA units.
     tensor: bool,
+    /// What is left in bf16 on the way.
+    copies: Copies,
+}
+
+/// Operands of a later product in bf16, made where their numbers pass through registers anyway: nothing is read again.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Copies {
+    /// x̂ without its mask `[m,c]`; on tensor cores only, where x is f32 with rows of whole 16 bytes.
+    pub x: Option<u64>,
+    /// The sum over columns times a factor `[m,r]`.
+    pub u: Option<(u64, f32)>,
+    /// Any f32 numbers: from, to, how many.
+    pub other: Option<(u64, u64, usize)>,
 }
 
 /// A result and whether it is added to.
@@ -76,7 +89,7 @@ impl Plan {
         let slices = c.div_ceil(8192 / padded);
         let blocks = (BLOCKS / slices).clamp(1, m.div_ceil(ROWS));
         let rows = m.div_ceil(blocks).next_multiple_of(ROWS);
-        Some(Plan { m, c, r, padded, slices, rows, tensor: false })
+        Some(Plan { m, c, r, padded, slices, rows, tensor: false, copies: Copies::default() })
     }
 
     /// The same with this many blocks of rows, or a few less.
@@ -84,9 +97,14 @@ impl Plan {
         Plan { rows: self.m.div_ceil(blocks.max(1)).next_multiple_of(ROWS), ..self }
     }
 
-    /// The same on tensor cores (`cu/lora_tc.cu`): operands are rounded to bf16, sums are f32.
+    /// The same on tensor cores (`cu/lora_tc.cuh`): operands are rounded to bf16, sums are f32.
     pub fn tensor(self) -> Plan {
         Plan { tensor: true, ..self }
+    }
+
+    /// The same, leaving copies; in [`Plan::h`] and [`Plan::u_db`].
+    pub fn copying(self, copies: Copies) -> Plan {
+        Plan { copies, ..self }
     }
 
     fn blocks(&self) -> usize {
@@ -174,10 +192,11 @@ impl Plan {
             .u32s([m, c, self.r as u32, rows])
             .u32s([x.ty as u32, b.ty as u32, h.ty as u32])
             .u32s([u.is_some_and(|u| u.along).into(), v.is_some_and(|v| v.across).into()])
-            .dropout(dropout)
-            .done();
+            .dropout(dropout);
+        let params =
+            if self.tensor { params.ptr(self.copies.x.filter(|_| over_u == 1).unwrap_or(0)) } else { params }.done();
         let first = Launch {
-            module: if self.tensor { "lora_tc" } else { "lora" },
+            module: self.module(),
             entry: self.entry(name, x.ty),
             grid: [self.slices as u32, self.blocks() as u32, 1],
             block: 256,
@@ -186,13 +205,26 @@ impl Plan {
         };
         // The kernels on tensor cores leave 1/(1−p) to the second pass.
         let keep = if self.tensor { dropout.map_or(1.0, |d| d.keep) } else { 1.0 };
-        let u = u.map(|u| (part_u, u.out, self.m * self.r, self.slices, u.s * keep));
-        let v = v.map(|v| (part_v, v.out, self.c * self.r, self.blocks(), v.s * keep));
-        Ok([first, sum([u, v])?])
+        let job = |part, out: Slot, len, parts, s| Job { part, out: out.out, add: out.add, copy: None, len, parts, s };
+        let v = v.map(|v| job(part_v, v.out, self.c * self.r, self.blocks(), v.s * keep));
+        let other = self.copies.other.filter(|_| over_u == 1);
+        let other = other.map(|(from, to, len)| Job { part: from, copy: Some((to, 1.0)), len, parts: 1, ..Job::NONE });
+        let u = u.map(|u| Job { copy: self.copies.u, ..job(part_u, u.out, self.m * self.r, self.slices, u.s * keep) });
+        Ok([first, sum([u, v, other].map(|job| job.unwrap_or(Job::NONE)))?])
     }
 }
 
 impl Plan {
+    fn module(&self) -> &'static str {
+        match (self.tensor, self.padded) {
+            (false, _) => "lora",
+            (true, 16) => "lora_tc_16",
+            (true, 32) => "lora_tc_32",
+            (true, 64) => "lora_tc_64",
+            (true, _) => "lora_tc_128",
+        }
+    }
+
     fn entry(&self, name: &str, x: Type) -> String {
         let bits = if x == Type::F32 { "f32" } else { "16bit" };
         match self.tensor {
@@ -201,7 +233,7 @@ impl Plan {
         }
     }
 
-    /// Bytes of shared memory of the first pass: the shapes of cu/lora.cu and cu/lora_tc.cu.
+    /// Bytes of shared memory of the first pass: the shapes of cu/lora.cu and cu/lora_tc.cuh.
     fn shared(&self, u: usize, v: usize, across: bool) -> usize {
         let (slice, r) = (8192 / self.padded, self.padded);
         if self.tensor {
@@ -214,25 +246,40 @@ impl Plan {
     }
 }
 
-type Job = Option<(u64, Slot, usize, usize, f32)>;
+/// One result of the second pass.
+#[derive(Clone, Copy)]
+struct Job {
+    part: u64,
+    out: Operand,
+    add: bool,
+    /// Where a copy in bf16 goes, and its factor.
+    copy: Option<(u64, f32)>,
+    len: usize,
+    parts: usize,
+    s: f32,
+}
+
+impl Job {
+    const NONE: Job =
+        Job { part: 0, out: Operand::new(0, Type::F32), add: false, copy: None, len: 0, parts: 0, s: 1.0 };
+}
 
 /// The second pass: `out (+)= s · Σ part[i]`.
-fn sum(jobs: [Job; 2]) -> Result<Launch, TooLarge> {
-    let blocks = |j: &Job| j.map_or(0, |(_, _, len, ..)| len.div_ceil(4 * 256));
-    let mut fields = Fields::default();
-    for job in jobs {
-        let none = Slot { out: Operand::new(0, Type::F32), add: false };
-        let (part, slot, len, parts, s) = job.unwrap_or((0, none, 0, 0, 0.0));
-        fields = fields.ptr(part).ptr(slot.out.at).ptr(len as u64).u32(size("partial sums", parts)?).f32(s);
-        fields = fields.u32s([slot.out.ty as u32, slot.add.into()]);
+fn sum(jobs: [Job; 3]) -> Result<Launch, TooLarge> {
+    let (mut fields, mut blocks) = (Fields::default(), 0);
+    for Job { part, out, add, copy, len, parts, s } in jobs {
+        let own = size("blocks", len.div_ceil(4 * 256))?;
+        let (to, factor) = copy.unwrap_or((0, 1.0));
+        fields = fields.ptr(part).ptr(out.at).ptr(to).ptr(len as u64).u32(size("partial sums", parts)?).f32(s);
+        fields = fields.f32(factor).u32s([out.ty as u32, add.into(), own]);
+        blocks += own;
     }
-    let first = size("blocks", blocks(&jobs[0]))?;
     Ok(Launch {
         module: "lora",
         entry: "lora_sum".into(),
-        grid: [first + size("blocks", blocks(&jobs[1]))?, 1, 1],
+        grid: [blocks, 1, 1],
         block: 256,
         shared: 0,
-        params: fields.u32(first).done(),
+        params: fields.done(),
     })
 }

@@ -1,12 +1,12 @@
-//! The rank-r sums of `cu/lora_tc.cu` against plain loops: ranks, tails in every dimension, types, masks, both modes.
+//! The rank-r sums of `cu/lora_tc.cuh` against plain loops: ranks, tails in every dimension, types, masks, both modes.
 
 mod common;
 mod lora_sums;
 
 use common::{Gpu, close, mutate, one_more};
 use lora_sums::run;
-use lowrank_kernels::launch::{Operand, Type};
-use lowrank_kernels::lora::{Plan, Slot};
+use lowrank_kernels::launch::{Dropout, Operand, Type};
+use lowrank_kernels::lora::{Copies, Plan, Slot};
 
 fn check(sizes: [usize; 4], ty: Type, p: f64, shift: usize) {
     for exact in [true, false] {
@@ -76,6 +76,45 @@ fn rows_do_not_depend_on_their_neighbours() {
     assert_eq!(go(20, 33), all[20 * r..53 * r]);
 }
 
+/// What is left in bf16 is what it is a copy of, rounded: x without its mask, the sums times a factor, the other operand.
+/// It costs what it writes, and changes nothing else.
+#[test]
+fn copies_are_the_numbers_rounded() {
+    let rounded =
+        |v: &[f64], s: f32| v.iter().map(|v| half::bf16::from_f32(*v as f32 * s).to_f64()).collect::<Vec<_>>();
+    for ([m, c, r], both) in
+        [([35, 80, 8], false), ([64, 1040, 16], true), ([33, 144, 40], false), ([40, 64, 128], true)]
+    {
+        let mut gpu = Gpu::new((m + c) as u64);
+        let (x, vx) = gpu.random(m * c, Type::F32);
+        let (b, vb) = gpu.random(c * r, Type::F32);
+        let (h, _) = gpu.random(m * r, Type::F32);
+        let scalars = gpu.mem.upload(&[9.0f32; 64]);
+        let mask = Some(Dropout { scalars, seed: 3, stream: 1, threshold: 1 << 31, keep: 2.0 });
+        let (u, db) = (gpu.alloc(m * r, Type::F32), gpu.alloc(c * r, Type::F32));
+        let copies = [m * c, m * r, c * r].map(|len| gpu.alloc(len, Type::Bf16));
+        let [to_x, to_u, to_b] = copies.map(|copy| copy.at);
+        let copying = Copies { x: Some(to_x), u: Some((to_u, 0.3)), other: Some((b.at, to_b, c * r)) };
+        let plan = Plan::new(m, c, r).unwrap().cut(2).tensor();
+        let scratch = gpu.mem.alloc(plan.scratch());
+        let mut go = |plan: Plan| {
+            let launches = match both {
+                true => plan.u_db(x, Some((b, u)), Some((h, Slot { out: db, add: false })), 2.0, scratch).unwrap(),
+                false => plan.h(x, b, u, mask, scratch).unwrap(),
+            };
+            let first = gpu.clean(&launches[0]).counters.global_sectors as usize;
+            gpu.clean(&launches[1]);
+            (gpu.read(u, m * r), first)
+        };
+        let (without, with) = (go(plan), go(plan.copying(copying)));
+        assert_eq!(with.0, without.0);
+        assert_eq!(with.1, without.1 + m * c * 2 / 32, "{m} {c} {r}");
+        assert_eq!(gpu.read(copies[0], m * c), rounded(&vx, 1.0));
+        assert_eq!(gpu.read(copies[1], m * r), rounded(&with.0, 0.3));
+        assert_eq!(gpu.read(copies[2], c * r), rounded(&vb, 1.0));
+    }
+}
+
 #[test]
 fn gy_is_read_once_and_main_loops_meet_no_bank_twice() {
     for (r, ty) in [(16, Type::F32), (16, Type::Bf16), (32, Type::Bf16), (64, Type::F32), (128, Type::Bf16)] {
@@ -103,7 +142,7 @@ fn gy_is_read_once_and_main_loops_meet_no_bank_twice() {
 
 #[test]
 fn faults_are_caught() {
-    let text = lowrank_kernels::LORA_TC.ptx;
+    let text = lowrank_kernels::LORA_TC_16.ptx;
     let caught = |mutant: String| {
         let (reports, results) = run(true, [134, 30, 36, 5], Type::F32, 0.0, 0, false, Some(mutant));
         let off = |(_, got, want, abs): &(_, Vec<f64>, Vec<f64>, Vec<f64>)| {

@@ -258,11 +258,15 @@ impl Case {
 }
 
 impl Bound {
-    /// What is allowed for each element, given true values and the magnitudes that a product has.
-    pub fn allowed(self, truth: &[f64], magnitudes: impl FnOnce() -> Vec<f64>, unit: f64) -> Vec<f64> {
+    /// What is allowed for each element, given true values and the magnitudes that a product has. `[unit, operands]`: the
+    /// error of a rounding, and of what is rounded before it is multiplied. No term of the low-rank linear has more than
+    /// four such factors: x, A, x̂Aᵀ and B, or gy, B, gy B and A.
+    pub fn allowed(self, truth: &[f64], magnitudes: impl FnOnce() -> Vec<f64>, [unit, operands]: [f64; 2]) -> Vec<f64> {
         match self {
             Bound::Moved => vec![0.0; truth.len()],
-            Bound::Product(terms) => magnitudes().iter().map(|m| (terms + 4) as f64 * unit * m.abs()).collect(),
+            Bound::Product(terms) => {
+                magnitudes().iter().map(|m| ((terms + 4) as f64 * unit + 4.1 * operands) * m.abs()).collect()
+            }
             Bound::Each(ulps) => truth.iter().map(|y| ulps * unit * y.abs()).collect(),
             Bound::Absolute(ulps) => vec![ulps * unit; truth.len()],
             Bound::Largest(ulps) => {

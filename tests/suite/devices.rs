@@ -1,6 +1,6 @@
 //! The devices every case runs on: each processor with its fused operations and without them.
 
-use lowrank_core::{DType, Device, Result};
+use lowrank_core::{DType, Device, Precision, Result};
 
 use crate::report::Outcome;
 
@@ -16,6 +16,8 @@ pub struct Target {
     base: &'static str,
     /// Without its fused operations.
     pub unfused: bool,
+    /// How it computes products.
+    precision: Precision,
 }
 
 /// Processors in the order of trials.
@@ -25,12 +27,15 @@ const BASES: [&str; 4] = ["reference", "cpu", "cuda", "wgpu"];
 pub fn all() -> Vec<Target> {
     let mut targets = Vec::new();
     for base in BASES {
-        targets.push(Target { name: base.into(), base, unfused: false });
+        let precision = Precision::Full;
+        targets.push(Target { name: base.into(), base, unfused: false, precision });
         // The reference has nothing but the definitions: Unfused over it is the same code.
         if base != "reference" {
-            targets.push(Target { name: format!("{base}-unfused"), base, unfused: true });
+            targets.push(Target { name: format!("{base}-unfused"), base, unfused: true, precision });
         }
     }
+    let (name, precision) = ("cuda-bf16".into(), Precision::Bf16);
+    targets.push(Target { name, base: "cuda", unfused: false, precision });
     targets
 }
 
@@ -48,6 +53,9 @@ impl Target {
     /// A fresh device.
     pub fn open(&self) -> Result<Device> {
         let device = Device::from_name(self.base)?;
+        if self.rounds_products() {
+            device.set_precision(self.precision)?;
+        }
         if self.unfused { device.unfused() } else { Ok(device) }
     }
 
@@ -59,6 +67,16 @@ impl Target {
     /// Whether it is an NVIDIA GPU, or the interpreter in its place, where everything takes long.
     pub fn is_cuda(&self) -> bool {
         self.base == "cuda"
+    }
+
+    /// Whether products round their operands: only operations that are nothing but products can be held to a bound then.
+    pub fn rounds_products(&self) -> bool {
+        self.precision != Precision::Full
+    }
+
+    /// Largest relative error of one rounding, and of what is rounded before it is multiplied.
+    pub fn units(&self) -> [f64; 2] {
+        [self.unit(), if self.rounds_products() { 2f64.powi(-8) } else { 0.0 }]
     }
 
     /// Whether it is the f64 oracle.

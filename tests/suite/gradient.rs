@@ -89,7 +89,13 @@ fn difference(case: &Case) -> Outcome {
 }
 
 /// What the gradients may be off by, given the reference's.
-fn allowed(case: &Case, values: &[Vec<f64>], gy: &[f64], truth: &Ran, unit: f64) -> Result<Vec<Vec<f64>>, Failed> {
+fn allowed(
+    case: &Case,
+    values: &[Vec<f64>],
+    gy: &[f64],
+    truth: &Ran,
+    units: [f64; 2],
+) -> Result<Vec<Vec<f64>>, Failed> {
     let bound = case.grad_bound.unwrap_or(case.bound);
     // Products: the reference on absolute values gives the magnitudes of every sum.
     let mut magnitudes = vec![None; truth.grads.len()];
@@ -99,7 +105,7 @@ fn allowed(case: &Case, values: &[Vec<f64>], gy: &[f64], truth: &Ran, unit: f64)
         magnitudes = case.run(&target, &target.open()?, &absolute(values), Some(&gy))?.grads;
     }
     let allowed = |(truth, magnitudes): (&Option<Vec<f64>>, Option<Vec<f64>>)| {
-        bound.allowed(truth.as_deref().unwrap_or_default(), || magnitudes.unwrap_or_default(), unit)
+        bound.allowed(truth.as_deref().unwrap_or_default(), || magnitudes.unwrap_or_default(), units)
     };
     Ok(truth.grads.iter().zip(magnitudes).map(allowed).collect())
 }
@@ -125,7 +131,7 @@ fn compare(case: &Case, target: &Target, times: usize) -> Outcome {
     let gy = Random::of(&case.name()).vec(case.output_len());
     let oracle = reference();
     let truth = case.run(&oracle, &oracle.open()?, &values, Some(&gy))?;
-    let allowed = allowed(case, &values, &gy, &truth, target.unit())?;
+    let allowed = allowed(case, &values, &gy, &truth, target.units())?;
     let device = target.open()?;
     let leaves = case.tensors(&values, target.dtype(), &device)?;
     let mut ran = case.run_on(&leaves, Some(&gy))?;

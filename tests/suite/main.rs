@@ -4,6 +4,7 @@
 //!
 //! * `exact`: integers come out bit for bit. * `rounding`: random numbers against plain f64 loops.
 //! * `gradient`: finite differences, and each device against the reference. * `determinism`: threads and runs.
+//! * `narrow`: operands split into bf16, on every path of CPU kernels.
 //! * `hand`: values worked out by hand. * `flow`, `golden`: whole models. * `table`: no operation without a row.
 //!
 //! `cargo test --test suite -- exact/cpu` runs a part. A device that is not here is shown as ignored, one line a kind;
@@ -20,6 +21,7 @@ mod golden;
 mod gradient;
 mod hand;
 mod lora_ga;
+mod narrow;
 mod oracle;
 mod random;
 mod report;
@@ -50,12 +52,17 @@ const KINDS: [(&str, Check, Takes); 6] = [
 
 fn main() {
     let arguments = Arguments::from_args();
-    // An absent device shows once, not again without its fused operations.
-    let targets: Vec<Target> = devices::all().into_iter().filter(|t| t.present() || !t.unfused).collect();
+    narrow::emulate();
+    // An absent device shows once, not again without its fused operations or in bf16.
+    let again = |t: &Target| t.unfused || t.rounds_products();
+    let targets: Vec<Target> = devices::all().into_iter().filter(|t| t.present() || !again(t)).collect();
     let mut trials = table::trials();
     trials.extend(gradient::finite_differences());
     for target in &targets {
         trials.extend(over_table(target));
+        if target.rounds_products() {
+            continue;
+        }
         trials.extend(named("hand", target, hand::CHECKS));
         trials.extend(named("flow", target, flow::CHECKS));
         // The reference is the oracle of operations; for whole models PEFT is, and plain loops would take minutes.
@@ -68,6 +75,7 @@ fn main() {
             trials.extend(named("lora-ga", target, lora_ga::CHECKS));
         }
     }
+    trials.extend(narrow::trials());
     trials.push(determinism::whole_step());
     trials.push(gguf::trial());
     let conclusion = libtest_mimic::run(&arguments, trials);
@@ -87,7 +95,13 @@ fn over_table(target: &Target) -> Vec<Trial> {
             trials.push(Trial::test(format!("{kind}/{}", target.name), || Ok(())).with_ignored_flag(true));
             continue;
         }
+        if target.rounds_products() && ["exact", "linear"].contains(&kind) {
+            continue; // sums of ranks are rounded
+        }
         for (op, cases) in cases::by_op() {
+            if target.rounds_products() && !["linear", "lora_linear"].contains(&op) {
+                continue;
+            }
             let cases: Vec<&'static Case> = cases.iter().filter(|case| takes(case)).collect();
             if cases.is_empty() {
                 continue;

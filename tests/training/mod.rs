@@ -5,7 +5,7 @@ use std::path::Path;
 
 use lowrank_core::optim::{AdamW, AdamWOptions, Group};
 use lowrank_core::{DType, Device, Tensor, philox};
-use lowrank_lora::{Adapter, Host, Init, LoraConfig, attach};
+use lowrank_lora::{Adapter, Host, Init, LoraConfig, attach, attach_rows};
 use lowrank_models::Llama;
 
 pub type Outcome<T = ()> = Result<T, Box<dyn Error>>;
@@ -28,15 +28,17 @@ pub fn device(name: &str) -> Option<Device> {
 /// The built-in model with an adapter, its optimiser, and random tokens.
 pub struct Run {
     /// Tokens of a sequence.
-    length: usize,
+    pub length: usize,
     device: Device,
     model: Llama,
     adapter: Adapter,
     optimiser: AdamW,
+    /// Whether steps are put to the device as ones that come again.
+    pub repeated: bool,
 }
 
 impl Run {
-    fn new(device: Device, length: usize) -> Outcome<Self> {
+    pub fn new(device: Device, length: usize) -> Outcome<Self> {
         Run::with(device, length, LoraConfig { r: 8, dropout: 0.1, init: Init::Default, ..LoraConfig::default() })
     }
 
@@ -61,11 +63,19 @@ impl Run {
         attach(&mut model, &adapter)?;
         let group = Group { params: adapter.parameters(), lr: 5e-3, weight_decay: 0.01 };
         let optimiser = AdamW::new(vec![group], AdamWOptions::default())?;
-        Ok(Run { length, device, model, adapter, optimiser })
+        Ok(Run { length, device, model, adapter, optimiser, repeated: false })
     }
 
     /// One step; the loss stays on the device.
     pub fn step(&mut self, step: u32) -> Outcome<Tensor> {
+        if !self.repeated {
+            return self.work(step);
+        }
+        let device = self.device.clone();
+        device.repeated(|| self.work(step))
+    }
+
+    fn work(&mut self, step: u32) -> Outcome<Tensor> {
         let length = self.length;
         let mut random = philox::Rng::new(7, step % 4);
         let tokens: Vec<u32> = (0..BATCH * (length + 1)).map(|_| random.below(1000)).collect();
@@ -81,6 +91,17 @@ impl Run {
         loss.backward()?;
         self.optimiser.step(1.0, Some(1.0))?;
         Ok(kept)
+    }
+}
+
+impl Run {
+    /// The adapter.
+    pub fn bits(&self) -> Outcome<Vec<u32>> {
+        let mut values = Vec::new();
+        for (_, parameter) in self.adapter.parameters() {
+            values.extend(parameter.to_vec::<f32>()?.into_iter().map(f32::to_bits));
+        }
+        Ok(values)
     }
 }
 
@@ -100,14 +121,14 @@ pub fn compare(mut here: Run, mut there: Run, steps: u32, name: &str) -> Outcome
     Ok(losses)
 }
 
-/// No waits, nothing uploaded but the batch and the scalars, nothing read back but the loss of the step before, and
-/// `launches` kernels a step.
+/// No waits, nothing uploaded but the batch and the scalars, nothing read back but loss and gradient norm of the step
+/// before, and `launches` kernels a step.
 pub fn waits_for_nothing(device: Device, length: usize, steps: u32, launches: u64) -> Outcome {
     let mut run = Run::new(device, length)?;
-    let mut late: Option<Tensor> = None;
+    let mut late: Option<[Tensor; 2]> = None;
     for step in 0..steps {
         let before = run.device.stats();
-        let loss = run.step(step)?;
+        let told = [run.step(step)?, run.optimiser.norm_tensor()?];
         let after = run.device.stats();
         assert_eq!(after.waits, before.waits, "step {step} waited");
         assert_eq!(after.bytes_downloaded, before.bytes_downloaded, "step {step} read something back");
@@ -115,11 +136,11 @@ pub fn waits_for_nothing(device: Device, length: usize, steps: u32, launches: u6
         let batch = 2 * 4 * BATCH * length + 2 * 256;
         assert_eq!(after.bytes_uploaded - before.bytes_uploaded, batch as u64, "bytes uploaded in step {step}");
         assert_eq!(after.launches - before.launches, launches, "kernels in step {step}");
-        // The loss of the step before is read while this one is under way.
-        if let Some(loss) = late.replace(loss) {
-            assert!(loss.item()?.is_finite());
+        // What the step before left is read while this one is under way.
+        if let Some([loss, norm]) = late.replace(told) {
+            assert!(loss.item()?.is_finite() && norm.item()? > 0.0);
             let read = run.device.stats();
-            assert_eq!(read.bytes_downloaded - after.bytes_downloaded, 4);
+            assert_eq!(read.bytes_downloaded - after.bytes_downloaded, 8);
         }
     }
     Ok(())
@@ -133,12 +154,53 @@ pub fn same_bits(device: &Device, length: usize, steps: u32) -> Outcome {
         for step in 0..steps {
             run.step(step)?;
         }
-        let mut values = Vec::new();
-        for (_, parameter) in run.adapter.parameters() {
-            values.extend(parameter.to_vec::<f32>()?.into_iter().map(f32::to_bits));
-        }
-        all.push(values);
+        all.push(run.bits()?);
     }
     assert!(all[0] == all[1], "two runs gave different adapters");
+    Ok(())
+}
+
+/// Two adapters go through the base in one batch, of two sequences and of one: losses and gradients have the bits that each
+/// has alone.
+pub fn adapters_share_a_batch(device: Device, length: usize) -> Outcome {
+    let config = |r, targets: &str| -> Outcome<LoraConfig> {
+        Ok(LoraConfig { r, targets: targets.parse()?, init: Init::BothRandom, ..LoraConfig::default() })
+    };
+    let Run { mut model, adapter, .. } = Run::with(device.clone(), length, config(4, "all-linear")?)?;
+    let adapters = [adapter, Adapter::create(&model, "second", config(7, "q_proj,down_proj")?, 2)?];
+    let mut random = philox::Rng::new(5, 0);
+    let tokens: Vec<u32> = (0..3 * length).map(|_| random.below(1000)).collect();
+    let inputs = |first: usize, count: usize| -> Outcome<[Tensor; 2]> {
+        let own = &tokens[first * length..(first + count) * length];
+        Ok([Tensor::from_slice(own, &[count, length], &device)?, Tensor::from_slice(own, &[count * length], &device)?])
+    };
+    let bits = |t: &Tensor| -> Outcome<Vec<u32>> { Ok(t.to_vec::<f32>()?.iter().map(|x| x.to_bits()).collect()) };
+    let gradients = |adapter: &Adapter| -> Outcome<Vec<Vec<u32>>> {
+        let own = adapter.parameters();
+        let all =
+            own.iter().map(|(name, t)| bits(&t.grad().ok_or_else(|| format!("no gradient of {name}"))?)).collect();
+        own.iter().for_each(|(_, t)| t.zero_grad());
+        all
+    };
+    let mut alone = Vec::new();
+    for (adapter, (first, count)) in adapters.iter().zip([(0, 2), (2, 1)]) {
+        attach(&mut model, adapter)?;
+        device.begin_step(0)?;
+        let [ids, targets] = inputs(first, count)?;
+        let loss = model.loss(&ids, &targets, (3 * count) as f64)?;
+        let value = bits(&loss)?;
+        loss.backward()?;
+        alone.push((value, gradients(adapter)?));
+    }
+    attach_rows(&mut model, &adapters.each_ref(), &[Some(0), Some(0), Some(1)])?;
+    device.begin_step(0)?;
+    let [ids, targets] = inputs(0, 3)?;
+    let losses = model.losses(&ids, &targets, &[(2, 6.0), (1, 3.0)])?;
+    let values = bits(&losses)?;
+    losses.sum()?.backward()?;
+    for (i, (value, wanted)) in alone.iter().enumerate() {
+        assert_eq!(values[i], value[0], "loss of adapter {i}");
+        assert!(gradients(&adapters[i])? == *wanted, "gradients of adapter {i} have other bits than alone");
+    }
     Ok(())
 }

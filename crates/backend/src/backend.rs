@@ -78,6 +78,15 @@ pub trait Backend: Send + Sync + 'static {
 
     // ---- provided: the definition, to be overridden where it pays ---------------------------------------------
 
+    /// Runs `work`, a step that will come again with other values of the same shapes; all its operations are done, or on
+    /// their way, when this returns. A device where starting an operation costs time may hold them back until then, and
+    /// start as one what it has seen before (a CUDA graph). `work` always runs, nothing in it needs to be the same as
+    /// last time, and results have the same bits; reading back inside only loses the advantage.
+    fn repeated(&self, work: &mut dyn FnMut()) -> Result<()> {
+        work();
+        Ok(())
+    }
+
     /// The weight's values as elements of `out`'s dtype.
     fn dequantise(&self, w: Weight<'_>, out: Out<'_>) -> Result<()> {
         default::dequantise(self, w, out)
@@ -111,6 +120,28 @@ pub trait Backend: Send + Sync + 'static {
         db: Option<Slot<'_>>,
     ) -> Result<()> {
         default::lora_backward(self, op, x, h, gy, dx, da, db)
+    }
+
+    /// [`lora_forward`](Backend::lora_forward) of every group of rows; h holds the groups' `[rows,r]` one behind the other.
+    ///
+    /// Each row has the bits of a batch of its adapter alone, of more than 16 rows if m is: backends may read W once for all
+    /// groups, but add the branch to the base as they do for one.
+    fn lora_multi_forward(&self, op: &LoraMulti<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
+        default::lora_multi_forward(self, op, x, y, h)
+    }
+
+    /// [`lora_backward`](Backend::lora_backward) of every group: dx of all rows, and per group `[da, db]`, taken from
+    /// `grads`, over its rows alone.
+    fn lora_multi_backward(
+        &self,
+        op: &LoraMulti<'_>,
+        x: In<'_>,
+        h: In<'_>,
+        gy: In<'_>,
+        dx: Option<Slot<'_>>,
+        grads: &mut [[Option<Slot<'_>>; 2]],
+    ) -> Result<()> {
+        default::lora_multi_backward(self, op, x, h, gy, dx, grads)
     }
 
     /// `h = (Aᵀ)[ids]` (kept), `y = W[ids] + s h Bᵀ`; y `[count,dim]`, h `[count,r]`; see [`LoraEmbedding`].

@@ -32,6 +32,12 @@ pub use scalars::Scalars;
 pub use stats::Stats;
 pub use unfused::Unfused;
 
+/// Batches of many adapters, group by group through a backend's own low-rank linear: for a backend that does better in
+/// some cases only.
+pub mod by_group {
+    pub use crate::default::{lora_multi_backward, lora_multi_forward};
+}
+
 /// Scalar functions that std lacks, in f64: the definitions that devices are compared with.
 pub mod math {
     pub use crate::erf::*;

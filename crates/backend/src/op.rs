@@ -313,6 +313,32 @@ pub struct Lora<'a> {
     pub scalars: In<'a>,
 }
 
+/// Rows of a batch with an adapter of their own, or with none.
+#[derive(Clone, Copy)]
+pub struct LoraGroup<'a> {
+    /// How many rows.
+    pub rows: usize,
+    /// Rank; 0 for rows without an adapter.
+    pub r: usize,
+    /// s
+    pub scale: f64,
+    /// `[r,k]`
+    pub a: In<'a>,
+    /// `[n,r]`
+    pub b: In<'a>,
+}
+
+/// The low-rank linear of a batch whose rows, group after group, have adapters of their own. No dropout.
+#[derive(Clone, Copy)]
+pub struct LoraMulti<'a> {
+    /// The layer underneath, for all rows.
+    pub base: Linear<'a>,
+    /// Their rows add up to m.
+    pub groups: &'a [LoraGroup<'a>],
+    /// The per-step scalar buffer, as in [`Lora`].
+    pub scalars: In<'a>,
+}
+
 /// The low-rank embedding `y[i] = W[ids[i]] + s (Aᵀ)[ids[i]] Bᵀ`.
 #[derive(Clone, Copy)]
 pub struct LoraEmbedding<'a> {

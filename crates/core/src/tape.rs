@@ -161,6 +161,14 @@ impl Grads<'_> {
         Ok(GradSlot(Some(Taken { input: i, grad, mode })))
     }
 
+    /// The gradient of input `i` so far, or memory for it, with how to write to it: for rules that have to rearrange it
+    /// first. It goes back by [`Grads::give`]. `None` for a frozen input.
+    pub fn so_far(&mut self, i: usize) -> Result<Option<(Tensor, Mode)>> {
+        let slot = self.slot(i)?;
+        self.taken -= usize::from(slot.wanted());
+        Ok(slot.0.map(|taken| (taken.grad, taken.mode)))
+    }
+
     /// Gives a filled slot back.
     pub fn put(&mut self, slot: GradSlot) -> Result<()> {
         let Some(Taken { input, grad, .. }) = slot.0 else { return Ok(()) };

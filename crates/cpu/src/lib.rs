@@ -10,6 +10,8 @@
 //! Results are the same bits for any number of threads: partitions depend on sizes only and no sum is split between
 //! tasks. A row of a product has the same bits alone and in any batch above 16 rows (see `gemm`).
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod buffer;
 mod cross_entropy;
@@ -19,6 +21,7 @@ mod gemm;
 mod linear;
 mod lora;
 mod lora_embedding;
+mod lora_multi;
 mod math;
 mod memory;
 mod norm;
@@ -41,10 +44,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use lowrank_backend::{
     AdamW, AdamWParam, Attention, Backend, Block, Broadcast, Buffer, CrossEntropy, DType, Dropout, Gemm, In, Linear,
-    Lora, LoraEmbedding, Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd, SgdParam, Slot,
-    Stats, Weight, Zip,
+    Lora, LoraEmbedding, LoraMulti, Map, Matrix, Norm, Out, Precision, Readback, Reduce, Result, Rope, Rows, Sgd,
+    SgdParam, Slot, Stats, Weight, Zip,
 };
 
+#[cfg(target_arch = "x86_64")]
+#[doc(hidden)]
+pub use amx::assume as assume_amx;
 pub use path::Path;
 
 /// What the device is called.
@@ -233,6 +239,22 @@ impl Backend for Cpu {
         db: Option<Slot<'_>>,
     ) -> Result<()> {
         lora::lora_backward(self.launch(), self.path, op, x, h, gy, dx, da, db)
+    }
+
+    fn lora_multi_forward(&self, op: &LoraMulti<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
+        lora_multi::lora_multi_forward(self, op, x, y, h)
+    }
+
+    fn lora_multi_backward(
+        &self,
+        op: &LoraMulti<'_>,
+        x: In<'_>,
+        h: In<'_>,
+        gy: In<'_>,
+        dx: Option<Slot<'_>>,
+        grads: &mut [[Option<Slot<'_>>; 2]],
+    ) -> Result<()> {
+        lora_multi::lora_multi_backward(self, op, x, h, gy, dx, grads)
     }
 
     fn lora_embedding_forward(&self, op: &LoraEmbedding<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {

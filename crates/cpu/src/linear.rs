@@ -76,6 +76,12 @@ pub(crate) fn linear_backward(path: Path, op: &Linear<'_>, gy: In<'_>, dx: Slot<
     let gy = Operand::f32(f32s(OP, "gy", gy, volume(OP, &[m, n])?)?, n);
     let mode = dx.mode;
     let dx = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
-    multiply(compute, [m, k, n], gy, w, 1.0, mode, dx);
+    if compute == path.into() {
+        multiply(compute, [m, k, n], gy, w, 1.0, mode, dx);
+    } else {
+        // Rounded as with an adapter, however narrow.
+        let start = if mode == Mode::Add { Start::Old } else { Start::Zero };
+        Blocked { compute, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx }.run(None, None);
+    }
     Ok(())
 }

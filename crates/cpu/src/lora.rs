@@ -13,7 +13,7 @@ use crate::buffer::{CpuBuffer, Pool};
 use crate::dropout::{self, Mask};
 use crate::gemm::{Blocked, Branch, Compute, Grid, Operand, Product, Start, decodes, flops, multiply};
 use crate::linear::{add_bias, bias, start, weight};
-use crate::parallel::{Tile, with_scratch};
+use crate::parallel::{Shared, Tile, with_scratch};
 use crate::path::Path;
 use crate::simd;
 use crate::view::{f32s, f32s_mut, volume};
@@ -40,7 +40,8 @@ pub(crate) fn lora_forward(
 
     let scale = op.scale as f32;
     if !decodes(m, &x, &w.t()) {
-        let branch = Branch { r, inner: a.t(), mask, scale, keep_scaled: false, h, outer: Some(b.t()) };
+        let h = Shared::new(h);
+        let branch = Branch { r, inner: a.t(), mask, scale, keep_scaled: false, h, outer: b.t() };
         Blocked { compute, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(Some(branch), None);
         return Ok(());
     }
@@ -127,7 +128,8 @@ fn input_gradient(
     let scale = op.scale as f32;
     let u = u.as_f32_mut();
     let Some(mask) = mask else {
-        let branch = Branch { r, inner: b, mask: None, scale, keep_scaled: true, h: u, outer: Some(a) };
+        let h = Shared::new(u);
+        let branch = Branch { r, inner: b, mask: None, scale, keep_scaled: true, h, outer: a };
         return base.run(Some(branch), None);
     };
     // The mask applies to the branch alone, so its part is computed tile by tile and added to what is finished.

@@ -10,6 +10,7 @@ use lowrank_backend::{Error, Result};
 use lowrank_kernels::Module;
 
 use crate::driver::{self, DeviceInfo};
+use crate::hopper::Maps;
 
 /// Bytes of the compiler's messages that are kept.
 const LOG: usize = 8192;
@@ -23,6 +24,7 @@ pub(crate) struct Context {
     pub info: DeviceInfo,
     raw: sys::CUcontext,
     pub pool: sys::CUmemoryPool,
+    pub maps: Maps,
     kernels: Mutex<Kernels>,
 }
 
@@ -35,7 +37,7 @@ struct Loaded {
 }
 
 /// A kernel of a loaded module, which is never unloaded.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Function {
     pub raw: sys::CUfunction,
     /// Dynamic shared memory that it may ask for.
@@ -88,7 +90,7 @@ impl Context {
             Ok((raw, pool))
         };
         let (raw, pool) = open().map_err(|e| failed(format!("{}: {}", info.name, driver::text(e))))?;
-        Ok(Context { info, raw, pool, kernels: Mutex::default() })
+        Ok(Context { info, raw, pool, maps: Maps::default(), kernels: Mutex::default() })
     }
 
     /// What the device is called.

@@ -71,6 +71,9 @@ pub(crate) fn run(cuda: &Cuda, op: &'static str, p: &Product, precision: Precisi
         let few = decode::Decode { m, n, k, x: a, w: b, y: c, bias, tail, alpha, add };
         return cuda.run_planned(op, few.launch().map_err(too_large(op))?.as_slice());
     }
+    if precision == Precision::Bf16 && crate::hopper::product(cuda, op, p)? {
+        return Ok(());
+    }
     let launches = match precision {
         // Products of two 16-bit numbers are exact in f32, on tensor cores as elsewhere.
         Precision::Full if p.a.ty == p.b.ty && p.a.ty != Type::F32 && p.tail.is_none() => p.tensor(Math::Native),

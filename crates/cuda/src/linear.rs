@@ -14,6 +14,7 @@ use lowrank_kernels::lora::{Plan, Slot as Sum};
 
 use crate::Cuda;
 use crate::gemm::{gemm, mask, operand, run, too_large};
+use crate::hopper::Rounded;
 use crate::launch::volume;
 
 /// The weight's elements.
@@ -114,20 +115,22 @@ fn with_dropped(cuda: &Cuda, op: &Lora<'_>, x: In<'_>, f: impl FnOnce(In<'_>) ->
 pub(crate) fn lora_forward(cuda: &Cuda, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
     const OP: &str = "lora_forward";
     let (m, k, r) = (op.base.m, op.base.k, op.r);
-    let product = forward(cuda, OP, &op.base, x, &y)?;
     let (a, b) = factors(cuda, OP, op)?;
     let to = f32s(cuda, OP, "h", h.as_in(), volume(OP, &[m, r])?)?;
+    let tail = Some(Tail { a: to, b, r, s: op.scale as f32, dropout: None });
+    let product = Product { tail, ..forward(cuda, OP, &op.base, x, &y)? };
+    let rounded = Rounded::new(cuda, &product, op.base.precision)?;
     let mask = op.dropout.map(|d| mask(cuda, OP, &d, op.scalars)).transpose()?;
     match plan(op, m, k) {
         Some(plan) => {
             let scratch = cuda.stream.alloc(plan.scratch())?;
+            let plan = plan.copying(rounded.as_ref().map(Rounded::left).unwrap_or_default());
             let launches = plan.h(product.a, a, to, mask, scratch.address()).map_err(too_large(OP))?;
             cuda.run_planned(OP, &launches)?;
         }
         None => with_dropped(cuda, op, x, |x| gemm(cuda, &Gemm::nt(m, r, k), x, op.a, h.set()))?,
     }
-    let tail = Tail { a: to, b, r, s: op.scale as f32, dropout: None };
-    run(cuda, OP, &Product { tail: Some(tail), ..product }, op.base.precision)
+    run(cuda, OP, &rounded.as_ref().map_or(product, Rounded::product), op.base.precision)
 }
 
 /// `u = s gy B; db (+)= s gyᵀ h; da (+)= uᵀ x̂; dx (+)= gy W + (u A) ⊙ mask`.
@@ -159,8 +162,17 @@ pub(crate) fn lora_backward(
     let mut u: Box<dyn Buffer> = Box::new(cuda.scratch(if wants_u { m * r } else { 0 })?);
     let u_len = if wants_u { m * r } else { 0 };
     let u_at = f32s(cuda, OP, "u", In::new(&*u, DType::F32, u_len), u_len)?;
+    let product = match &dx {
+        Some(dx) => {
+            let tail = Some(Tail { a: u_at, b: a, r, s: 1.0, dropout: mask });
+            Some(Product { tail, ..backward(cuda, OP, &op.base, gy, dx)? })
+        }
+        None => None,
+    };
+    let rounded = product.as_ref().map(|p| Rounded::new(cuda, p, op.base.precision)).transpose()?.flatten();
     match plan(op, m, n) {
         Some(plan) => {
+            let plan = plan.copying(rounded.as_ref().map(Rounded::left).unwrap_or_default());
             let db = db.as_ref().map(|slot| sum("db", slot, n * r)).transpose()?;
             let scratch = cuda.stream.alloc(plan.scratch())?;
             let (u, db) = (wants_u.then_some((b, u_at)), db.map(|slot| (h_at, slot)));
@@ -188,8 +200,6 @@ pub(crate) fn lora_backward(
             None => with_dropped(cuda, op, x, |x| gemm(cuda, &Gemm::tn(r, k, m), u, x, da))?,
         }
     }
-    let Some(dx) = dx else { return Ok(()) };
-    let product = backward(cuda, OP, &op.base, gy, &dx)?;
-    let tail = Tail { a: u_at, b: a, r, s: 1.0, dropout: mask };
-    run(cuda, OP, &Product { tail: Some(tail), ..product }, op.base.precision)
+    let Some(product) = product else { return Ok(()) };
+    run(cuda, OP, &rounded.as_ref().map_or(product, Rounded::product), op.base.precision)
 }

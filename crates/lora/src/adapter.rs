@@ -12,7 +12,7 @@ use crate::init::{self, InitReport, Run, Sizes, Target};
 use crate::peft::keys;
 use crate::report::{self, Report};
 use crate::targets::{Lookup, Selection, select};
-use crate::{Bias, Bottleneck, Error, Host, LoraConfig, LowRank, Method, Offset, Result};
+use crate::{Bias, Bottleneck, Error, Host, Kind, LoraConfig, LowRank, Method, Offset, Result};
 
 /// Everything that training changes. Clones are handles on the same tensors.
 #[derive(Clone, Debug)]
@@ -39,6 +39,16 @@ impl Adapter {
     /// An init that needs data (LoRA-GA, EVA) is refused here; see [`Adapter::create_with_data`].
     pub fn create(host: &dyn Host, name: &str, config: LoraConfig, seed: u64) -> Result<Self> {
         Adapter::assemble(host, name, config, seed, None)
+    }
+
+    /// Whether it is pairs on linear layers and nothing else: no DoRA, no pairs on embeddings, no bottlenecks, nothing
+    /// saved whole, no trained biases.
+    pub fn is_plain(&self) -> bool {
+        let linear = |l: &LowRank| l.kind == Kind::Linear && l.magnitude.is_none();
+        self.layers.values().all(linear)
+            && self.bottlenecks.is_empty()
+            && self.saved.is_empty()
+            && self.biases.is_empty()
     }
 
     /// A fresh adapter whose init looks at the model at work. `run` shows the host a micro-batch, by its number, and

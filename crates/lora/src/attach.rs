@@ -1,11 +1,12 @@
 //! Making an adapter act on a host. Attaching moves handles, not elements, so a swap costs nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use lowrank_core::Tensor;
 
 use crate::host::{Info, infos};
-use crate::layer::Slot;
+use crate::layer::{ByRow, Slot};
 use crate::{Adapter, Error, Host, Kind, Result};
 
 /// Makes this adapter the active one, in place of any other. Every tensor must find its layer, with fitting shape and
@@ -15,19 +16,46 @@ pub fn attach(host: &mut dyn Host, adapter: &Adapter) -> Result<()> {
         return Err(Error::adapter("attach: an adapter is merged into the weights; unmerge it first"));
     }
     check(host, adapter)?;
+    host.visit_mut(&mut |mut m| *m.slot() = slot(adapter, m.name()));
+    Ok(())
+}
+
+/// Gives each sequence of the batches to come an adapter of its own, or none: `rows` has an index into `adapters` for
+/// every sequence, that is, for every equal part of a layer's input along its first dimension.
+///
+/// Every row then has the result that it would have with its adapter attached alone, and an adapter's gradients come from
+/// its own rows: to the bit if all the adapters are [plain](Adapter::is_plain) and there is no dropout (and the batch is
+/// above the size of decoding), else up to the rounding of sums. Adapters may differ in everything; where all of them have
+/// plain pairs, a layer is one operation over all rows.
+pub fn attach_rows(host: &mut dyn Host, adapters: &[&Adapter], rows: &[Option<usize>]) -> Result<()> {
+    if is_merged(host) {
+        return Err(Error::adapter("attach: an adapter is merged into the weights; unmerge it first"));
+    }
+    if rows.is_empty() {
+        return Err(Error::adapter("attach: no sequence has an adapter"));
+    }
+    if let Some(i) = rows.iter().flatten().find(|i| **i >= adapters.len()) {
+        return Err(Error::adapter(format!("attach: a sequence names adapter {i} of {}", adapters.len())));
+    }
+    adapters.iter().try_for_each(|adapter| check(host, adapter))?;
+    let rows: Arc<[Option<usize>]> = rows.into();
     host.visit_mut(&mut |mut m| {
-        let name = m.name().to_string();
-        let bias = format!("{name}.bias");
-        *m.slot() = Slot {
-            lora: adapter.layers.get(&name).cloned(),
-            bottleneck: adapter.bottlenecks.get(&name).cloned(),
-            weight: adapter.saved.get(&format!("{name}.weight")).cloned(),
-            bias: adapter.saved.get(&bias).or(adapter.biases.get(&bias)).cloned(),
-            probe: None,
-            merged: None,
-        };
+        let slots = adapters.iter().map(|adapter| slot(adapter, m.name())).collect();
+        *m.slot() = Slot { by_row: Some(ByRow::new(slots, rows.clone())), ..Slot::default() };
     });
     Ok(())
+}
+
+/// What an adapter says about the layer of this name.
+fn slot(adapter: &Adapter, name: &str) -> Slot {
+    let bias = format!("{name}.bias");
+    Slot {
+        lora: adapter.layers.get(name).cloned(),
+        bottleneck: adapter.bottlenecks.get(name).cloned(),
+        weight: adapter.saved.get(&format!("{name}.weight")).cloned(),
+        bias: adapter.saved.get(&bias).or(adapter.biases.get(&bias)).cloned(),
+        ..Slot::default()
+    }
 }
 
 /// Gives the base back as it was, to the bit, merged or not.

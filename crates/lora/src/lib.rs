@@ -34,7 +34,7 @@ mod tensors;
 mod testing;
 
 pub use adapter::{Adapter, NO_TARGETS};
-pub use attach::{Adapters, attach, detach};
+pub use attach::{Adapters, attach, attach_rows, detach};
 pub use config::{Bias, LoraConfig, Method, Targets};
 pub use error::{Error, Result};
 pub use host::{Host, Kind, Module, ModuleMut};

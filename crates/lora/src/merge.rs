@@ -30,7 +30,9 @@ pub fn merge_with(host: &mut dyn Host, rounding: Rounding) -> Result<MergeReport
     let mut outcome = Ok(());
     let mut report = MergeReport::default();
     host.visit(&mut |m| {
-        if outcome.is_ok() && m.slot().bottleneck.is_some() {
+        if outcome.is_ok() && m.slot().by_row.is_some() {
+            outcome = Err(Error::adapter("merge: sequences have adapters of their own; attach one adapter"));
+        } else if outcome.is_ok() && m.slot().bottleneck.is_some() {
             let detail = "has a bottleneck behind it, which is not linear: no weight can hold it";
             outcome = Err(Error::adapter(format!("merge: `{}` {detail}", m.name())));
         } else if outcome.is_ok() && !m.slot().is_empty() {

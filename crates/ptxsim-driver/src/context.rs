@@ -5,7 +5,8 @@ use std::ffi::{c_char, c_int, c_uint};
 
 use crate::abi::{Out, R, api};
 use crate::codes::*;
-use crate::state::{SHARED_DEFAULT, SHARED_OPTIN, State, TOTAL_MEMORY};
+use crate::device;
+use crate::state::{SHARED_DEFAULT, State, TOTAL_MEMORY};
 
 thread_local! {
     /// The contexts of this thread, the current one last.
@@ -31,8 +32,8 @@ fn device(s: &State, d: c_int) -> R {
     if d == 0 { Ok(()) } else { Err(INVALID_DEVICE) }
 }
 
-/// `CUdevice_attribute` by number: the limits of compute capability 9.0.
-fn attribute(a: c_int) -> c_int {
+/// `CUdevice_attribute` by number.
+fn attribute(d: &device::Device, a: c_int) -> c_int {
     match a {
         1..=3 => 1024,
         4 => 64,
@@ -44,17 +45,17 @@ fn attribute(a: c_int) -> c_int {
         12 | 82 => 65536,
         13 => 1_000_000,
         14 => 512,
-        16 => 132,
+        16 => d.multiprocessors,
         39 => 2048,
         41 | 31 | 83 | 78 | 79 | 80 => 1,
-        75 => 9,
-        76 => 0,
-        81 => 233_472,
+        75 => d.capability.0,
+        76 => d.capability.1,
+        81 => d.shared as c_int,
         85 | 95 | 115 => 1,
-        97 => SHARED_OPTIN as c_int,
+        97 => d.shared_optin as c_int,
         106 => 32,
         111 => 1024,
-        120 => 1,
+        120 => d.clusters.into(),
         _ => 0,
     }
 }
@@ -62,6 +63,10 @@ fn attribute(a: c_int) -> c_int {
 api! {
     always;
     fn cuInit(_flags: c_uint) |s| {
+        if let Err(e) = device::device() {
+            eprintln!("ptxsim-driver: {e}");
+            return Err(NO_DEVICE);
+        }
         s.initialised = true;
         Ok(())
     }
@@ -95,7 +100,7 @@ api! {
     }
     fn cuDeviceGetAttribute(o: Out<c_int>, a: c_int, d: c_int) |s| {
         device(s, d)?;
-        o.set(attribute(a))
+        o.set(attribute(device::device().map_err(|_| NO_DEVICE)?, a))
     }
     fn cuDevicePrimaryCtxRetain(o: Out<u64>, d: c_int) |s| {
         device(s, d)?;

@@ -3,15 +3,16 @@
 use std::ffi::{c_char, c_int, c_uint, c_void};
 use std::sync::Arc;
 
-use ptxsim::{Config, Module};
+use ptxsim::Config;
 
 use crate::abi::{In, Out, R, api, host_read, host_write};
 use crate::codes::*;
-use crate::state::{Func, SHARED_DEFAULT, SHARED_OPTIN, State, Work};
+use crate::device;
+use crate::state::{Func, SHARED_DEFAULT, State, Work};
 
 fn load(s: &mut State, o: Out<u64>, text: &str) -> R<()> {
     s.ready()?;
-    match Module::parse(text) {
+    match device::module(text) {
         Ok(m) => {
             let h = s.handle();
             s.modules.get_or_insert_default().insert(h, Arc::new(m));
@@ -26,11 +27,11 @@ fn load(s: &mut State, o: Out<u64>, text: &str) -> R<()> {
 
 /// Writes the error text into the buffer of `CU_JIT_ERROR_LOG_BUFFER` (option 5; its size is option 6).
 fn error_log(text: &str, n: c_uint, options: &In<c_int>, values: &In<usize>) -> R {
-    let Err(e) = Module::parse(text) else { return Ok(()) };
+    let Err(e) = device::module(text) else { return Ok(()) };
     let (opts, vals) = (options.read(n as usize)?, values.read(n as usize)?);
     let get = |o: c_int| opts.iter().position(|x| *x == o).map(|i| vals[i]);
     if let (Some(buf), Some(size)) = (get(5), get(6)) {
-        let mut text = e.to_string().into_bytes();
+        let mut text = e.into_bytes();
         text.truncate(size.saturating_sub(1));
         text.push(0);
         if size > 0 {
@@ -40,15 +41,26 @@ fn error_log(text: &str, n: c_uint, options: &In<c_int>, values: &In<usize>) -> 
     Ok(())
 }
 
+/// Shared memory of a block with opt-in.
+fn optin() -> R<usize> {
+    Ok(device::device().map_err(|_| NO_DEVICE)?.shared_optin)
+}
+
 /// What a launch asks for.
-struct Shape {
-    grid: [c_uint; 3],
-    block: [c_uint; 3],
-    cluster: [c_uint; 3],
-    shared: c_uint,
+pub(crate) struct Shape {
+    pub grid: [c_uint; 3],
+    pub block: [c_uint; 3],
+    pub cluster: [c_uint; 3],
+    pub shared: c_uint,
 }
 
 fn launch(s: &mut State, f: u64, shape: Shape, stream: u64, args: In<usize>, extra: In<usize>) -> R {
+    let work = prepare(s, f, shape, args, extra)?;
+    s.submit(stream, work)
+}
+
+/// A launch, checked, with its arguments read.
+pub(crate) fn prepare(s: &mut State, f: u64, shape: Shape, args: In<usize>, extra: In<usize>) -> R<Work> {
     s.ready()?;
     let func = s.funcs.get_or_insert_default().get(&f).cloned().ok_or(INVALID_HANDLE)?;
     let module = s.modules.get_or_insert_default().get(&func.module).cloned().ok_or(INVALID_HANDLE)?;
@@ -93,7 +105,7 @@ fn launch(s: &mut State, f: u64, shape: Shape, stream: u64, args: In<usize>, ext
     let races = std::env::var_os("LOWRANK_PTXSIM_RACES").is_none_or(|v| v != "0");
     let cfg =
         Config { grid: shape.grid, block: shape.block, cluster: shape.cluster, shared, races, ..Config::default() };
-    s.submit(stream, Work::Launch { func: f, cfg: Box::new(cfg), params })
+    Ok(Work::Launch { func: f, cfg: Box::new(cfg), params })
 }
 
 /// `CUlaunchAttribute`: an id, and a union of 64 bytes.
@@ -151,7 +163,7 @@ api! {
         let module = s.modules.get_or_insert_default().get(&func.module).ok_or(INVALID_HANDLE)?;
         let own = module.kernel(&func.name).map_or(0, |k| k.shared_bytes);
         if a == 8 {
-            if v < 0 || v as usize + own > SHARED_OPTIN {
+            if v < 0 || v as usize + own > optin()? {
                 return Err(INVALID_VALUE);
             }
             if let Some(x) = s.funcs.get_or_insert_default().get_mut(&f) {
@@ -204,14 +216,14 @@ api! {
     fn cuOccupancyMaxActiveBlocksPerMultiprocessor(o: Out<c_int>, _f: u64, block: c_int, shared: usize) |s| {
         s.ready()?;
         let by_threads = 2048 / block.max(1);
-        o.set(if shared > 0 { by_threads.min((SHARED_OPTIN / shared.max(1)) as c_int) } else { by_threads }.min(32))
+        o.set(if shared > 0 { by_threads.min((optin()? / shared.max(1)) as c_int) } else { by_threads }.min(32))
     }
     fn cuOccupancyMaxActiveBlocksPerMultiprocessorWithFlags(
         o: Out<c_int>, _f: u64, block: c_int, shared: usize, _flags: c_uint,
     ) |s| {
         s.ready()?;
         let by_threads = 2048 / block.max(1);
-        o.set(if shared > 0 { by_threads.min((SHARED_OPTIN / shared.max(1)) as c_int) } else { by_threads }.min(32))
+        o.set(if shared > 0 { by_threads.min((optin()? / shared.max(1)) as c_int) } else { by_threads }.min(32))
     }
 }
 

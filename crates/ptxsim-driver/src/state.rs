@@ -13,9 +13,8 @@ pub(crate) static STATE: Mutex<State> = Mutex::new(State::new());
 
 /// Bytes of the simulated device.
 pub(crate) const TOTAL_MEMORY: u64 = 80 << 30;
-/// Shared memory of a block without and with opt-in.
+/// Shared memory of a block without opt-in.
 pub(crate) const SHARED_DEFAULT: usize = 48 * 1024;
-pub(crate) const SHARED_OPTIN: usize = 227 * 1024;
 
 #[derive(Clone)]
 pub(crate) struct Func {
@@ -37,6 +36,13 @@ pub(crate) enum Work {
     Free(u64),
 }
 
+/// Work of a graph, and the nodes that must be done before it.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub work: Work,
+    pub after: Vec<usize>,
+}
+
 pub(crate) struct State {
     pub memory: Option<Memory>,
     pub initialised: bool,
@@ -47,7 +53,11 @@ pub(crate) struct State {
     /// Streams by handle, with the work captured so far.
     pub streams: Option<HashMap<u64, Option<Vec<Work>>>>,
     pub events: Option<HashMap<u64, Option<Instant>>>,
-    pub graphs: Option<HashMap<u64, Vec<Work>>>,
+    pub graphs: Option<HashMap<u64, Vec<Node>>>,
+    /// Graph and place of each node.
+    pub nodes: Option<HashMap<u64, (u64, usize)>>,
+    /// Executable graphs, with the graph that each was made of.
+    pub execs: Option<HashMap<u64, (u64, Vec<Node>)>>,
     pub pinned: Option<HashMap<usize, Box<[u64]>>>,
     next: u64,
 }
@@ -64,6 +74,8 @@ impl State {
             streams: None,
             events: None,
             graphs: None,
+            nodes: None,
+            execs: None,
             pinned: None,
             next: 0x1000,
         }

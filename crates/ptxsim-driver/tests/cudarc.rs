@@ -23,6 +23,11 @@ fn library() -> PathBuf {
 
 /// Runs the ignored test `name` of this file with the stand-in as driver.
 fn inner(name: &str, allowed: bool) -> String {
+    inner_as(name, allowed, None)
+}
+
+/// The same on a device that says it is of this compute capability.
+fn inner_as(name: &str, allowed: bool, capability: Option<&str>) -> String {
     let dir = std::env::temp_dir().join(format!("ptxsim-driver-{}-{name}", std::process::id()));
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/link.sh");
     assert!(Command::new(script).arg(library()).arg(&dir).status().unwrap().success());
@@ -30,6 +35,7 @@ fn inner(name: &str, allowed: bool) -> String {
         .args(["--ignored", "--exact", "--nocapture", name])
         .env("LD_LIBRARY_PATH", &dir)
         .env("LOWRANK_PTXSIM", if allowed { "1" } else { "0" })
+        .env("LOWRANK_PTXSIM_CAPABILITY", capability.unwrap_or("9.0"))
         .output()
         .unwrap();
     let _ = std::fs::remove_dir_all(&dir);
@@ -58,6 +64,26 @@ fn enforces_what_drivers_enforce() {
 #[test]
 fn answers_only_when_asked() {
     inner("inner_refuses", false);
+}
+
+#[test]
+fn is_the_device_that_it_is_told_to_be() {
+    inner_as("inner_older", true, Some("8.0"));
+    let text = inner_as("inner_refuses", true, Some("3.5"));
+    assert!(text.contains("LOWRANK_PTXSIM_CAPABILITY") && text.contains("8.0 or 9.0"), "{text}");
+}
+
+#[test]
+#[ignore = "started by is_the_device_that_it_is_told_to_be"]
+fn inner_older() {
+    let ctx = CudaContext::new(0).unwrap();
+    assert_eq!(ctx.compute_capability().unwrap(), (8, 0));
+    ctx.load_module(Ptx::from_src(PTX)).unwrap();
+    for target in ["sm_90a", "sm_90", "sm_86"] {
+        assert!(ctx.load_module(Ptx::from_src(PTX.replace("sm_80", target))).is_err(), "{target}");
+    }
+    let optin = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
+    assert_eq!(ctx.attribute(optin).unwrap(), 163 << 10);
 }
 
 const PTX: &str = "

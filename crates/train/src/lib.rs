@@ -34,7 +34,7 @@ pub use doctor::{
 };
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, evaluate_with};
-pub use many::{Member, train_many};
+pub use many::{Member, TOGETHER, train_many};
 pub use metrics::{Recorder, StepRecord, Summary};
 pub use observer::{Observer, When};
 pub use options::{Length, Options};

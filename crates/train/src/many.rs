@@ -1,19 +1,25 @@
 //! Several adapters over one base in one run.
 //!
-//! The adapters take turns, a step each: the base's weights are in memory once, activations exist for one adapter at a
-//! time, and each adapter brings its own optimiser, data order, learning rate, seed and rank. A turn computes exactly
-//! what a run of its own would, so every adapter ends with the bits that it would have had alone. What is not shared is
-//! the pass over the weights: K adapters read them K times a step.
+//! Each adapter brings its own optimiser, data order, learning rate, seed and rank, and ends with the bits that it would
+//! have had alone. Adapters that are plain pairs without dropout take their steps together: their batches go through the
+//! base as one, so that K adapters read its weights once, and activations exist for all of them. The others (DoRA,
+//! dropout, whole copies, batches of other lengths) take turns, a step each: a turn is what a run of its own would do.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use lowrank_lora::{Adapter, Host, attach};
+use lowrank_lora::{Adapter, Host, attach, attach_rows};
 use lowrank_models::Llama;
 
-use crate::train::{Run, check_run, measure};
-use crate::{Dataset, Error, Evaluation, Observer, Options, Plan, Result, Summary, When};
+use crate::train::{Chosen, Run, check_run, measure};
+use crate::{Batch, Dataset, Error, Evaluation, Example, Observer, Options, Plan, Result, Summary, When};
+
+/// Batches of at most this many rows may be summed in an order of their own.
+const DECODE: usize = 16;
+
+/// How many adapters go through the base as one batch unless something else is asked for.
+pub const TOGETHER: usize = 4;
 
 /// One adapter of several, with how it is trained.
 #[derive(Clone, Copy)]
@@ -34,7 +40,7 @@ struct Turn<'a> {
     run: Run<'a>,
 }
 
-/// Trains all members over one base; one observer hears of each. The result has one entry a member, and a member that
+/// Trains all members over one base, at most `together` of them in one batch; one observer hears of each. The result has one entry a member, and a member that
 /// fails (its loss is no number any more, say) does not stop the others. Each ends with the same bits as in a
 /// [`train`](crate::train()) of its own.
 ///
@@ -45,9 +51,13 @@ pub fn train_many(
     model: &mut Llama,
     members: &[Member<'_>],
     observers: &mut [&mut dyn Observer],
+    together: usize,
     stop: &AtomicBool,
 ) -> Result<Vec<Result<Summary>>> {
     let start = Instant::now();
+    if together == 0 {
+        return Err(Error::option("--together", "0 adapters at a time are none"));
+    }
     if observers.len() != members.len() {
         return Err(Error::option("observers", format!("{} for {} adapters", observers.len(), members.len())));
     }
@@ -67,22 +77,29 @@ pub fn train_many(
         turns.push(begin(model, member, &mut **observer, &stopped));
     }
     loop {
-        let mut stepped = false;
-        for (turn, observer) in turns.iter_mut().zip(&mut *observers) {
-            let Ok(Turn { member, run, .. }) = turn else { continue };
-            if run.step == run.steps || stopped() {
-                continue;
-            }
-            stepped = true;
-            device.set_seed(member.options.seed);
-            let done =
-                attach(model, member.adapter).map_err(Error::from).and_then(|()| run.step(model, &mut **observer));
-            if let Err(e) = done {
-                *turn = Err(e);
+        let mut under_way = Vec::new();
+        for (i, turn) in turns.iter_mut().enumerate() {
+            if let Ok(Turn { run, .. }) = turn
+                && run.step < run.steps
+                && !stopped()
+            {
+                under_way.push((i, run.choose()));
             }
         }
-        if !stepped {
+        if under_way.is_empty() {
             break;
+        }
+        for group in groups(under_way, members, together) {
+            if let [(i, chosen)] = &group[..] {
+                let Ok(Turn { member, run, .. }) = &mut turns[*i] else { continue };
+                device.set_seed(member.options.seed);
+                let done = attach(model, member.adapter).map_err(Error::from);
+                if let Err(e) = done.and_then(|()| run.step_on(chosen, model, &mut *observers[*i])) {
+                    turns[*i] = Err(e);
+                }
+            } else {
+                step_together(model, &mut turns, observers, &group)?;
+            }
         }
     }
     let mut summaries = Vec::new();
@@ -90,6 +107,79 @@ pub fn train_many(
         summaries.push(turn.and_then(|turn| finish(model, turn, &mut **observer, &stopped, start)));
     }
     Ok(summaries)
+}
+
+/// Who steps together: members whose bits do not depend on company, with micro-batches as long as each other's.
+fn groups<'a>(
+    under_way: Vec<(usize, Chosen<'a>)>,
+    members: &[Member<'_>],
+    together: usize,
+) -> Vec<Vec<(usize, Chosen<'a>)>> {
+    let mut groups: Vec<(Option<Vec<usize>>, Vec<_>)> = Vec::new();
+    for (i, chosen) in under_way {
+        let adapter = members[i].adapter;
+        let plain = adapter.is_plain() && adapter.layers.values().all(|l| l.dropout == 0.0);
+        let lengths = chosen.micro_batches().map(longest).collect();
+        let large = chosen.micro_batches().all(|part| part.len() * longest(part) > DECODE);
+        let key = (plain && large).then_some(lengths);
+        match groups.iter_mut().find(|(other, group)| key.is_some() && *other == key && group.len() < together) {
+            Some((_, group)) => group.push((i, chosen)),
+            None => groups.push((key, vec![(i, chosen)])),
+        }
+    }
+    groups.into_iter().map(|(_, group)| group).collect()
+}
+
+/// Tokens of a row of the batch.
+fn longest(examples: &[&Example]) -> usize {
+    examples.iter().map(|e| e.ids.len()).max().unwrap_or(0)
+}
+
+/// One step of each of these, in one pass over the base. An error is one of the device and everybody's.
+fn step_together(
+    model: &mut Llama,
+    turns: &mut [Result<Turn<'_>>],
+    observers: &mut [&mut dyn Observer],
+    group: &[(usize, Chosen<'_>)],
+) -> Result<()> {
+    let start = Instant::now();
+    let device = model.device().clone();
+    let adapters: Vec<&Adapter> =
+        group.iter().filter_map(|(i, _)| turns[*i].as_ref().ok().map(|turn| turn.member.adapter)).collect();
+    let mut losses = vec![Vec::new(); group.len()];
+    let mut micro_batches: Vec<_> = group.iter().map(|(_, chosen)| chosen.micro_batches()).collect();
+    device.repeated(|| -> Result<()> {
+        loop {
+            let parts: Vec<&[&Example]> = micro_batches.iter_mut().filter_map(Iterator::next).collect();
+            if parts.is_empty() {
+                break;
+            }
+            let rows: Vec<_> =
+                parts.iter().enumerate().flat_map(|(g, part)| part.iter().map(move |_| Some(g))).collect();
+            attach_rows(model, &adapters, &rows)?;
+            let batch = Batch::new(parts.iter().copied().flatten().copied(), &device)?;
+            device.begin_step(0)?;
+            let sizes = parts.iter().zip(group).map(|(part, (_, chosen))| (part.len(), chosen.counted as f64));
+            let all = model.losses(&batch.ids, &batch.targets, &sizes.collect::<Vec<_>>())?;
+            losses.iter_mut().enumerate().for_each(|(g, own)| own.push((all.detach(), g)));
+            all.sum()?.backward()?;
+        }
+        for (i, _) in group {
+            if let Ok(Turn { run, .. }) = &mut turns[*i] {
+                run.optimise()?;
+            }
+        }
+        Ok(())
+    })?;
+    for ((i, chosen), losses) in group.iter().zip(losses) {
+        let Ok(Turn { run, .. }) = &mut turns[*i] else { continue };
+        // The time of one of them is its share.
+        let seconds = || start.elapsed().as_secs_f64() / group.len() as f64;
+        if let Err(e) = run.updated(chosen, losses, &mut *observers[*i], seconds) {
+            turns[*i] = Err(e);
+        }
+    }
+    Ok(())
 }
 
 fn begin<'a>(

@@ -128,11 +128,28 @@ pub(crate) struct Run<'a> {
     seconds: f64,
 }
 
+/// The examples of a step.
+pub(crate) struct Chosen<'a> {
+    examples: Vec<&'a Example>,
+    /// Of a micro-batch.
+    batch: usize,
+    /// Targets that count.
+    pub(crate) counted: usize,
+    tokens: usize,
+}
+
+impl<'a> Chosen<'a> {
+    /// The examples of each forward and backward.
+    pub(crate) fn micro_batches(&self) -> impl Iterator<Item = &[&'a Example]> {
+        self.examples.chunks(self.batch)
+    }
+}
+
 /// What a step leaves on the device until the next one is under way.
 struct Pending {
     step: usize,
-    /// A part of the loss from each micro-batch.
-    losses: Vec<Tensor>,
+    /// A part of the loss from each micro-batch: the tensor's element of this number.
+    losses: Vec<(Tensor, usize)>,
     grad_norm: Tensor,
     lr: f64,
     tokens_per_s: f64,
@@ -156,29 +173,70 @@ impl<'a> Run<'a> {
 
     /// One optimiser step of the adapter, which must be the attached one; tells of the one before.
     pub(crate) fn step(&mut self, model: &Llama, observer: &mut dyn Observer) -> Result<()> {
+        let chosen = self.choose();
+        self.step_on(&chosen, model, observer)
+    }
+
+    /// [`Run::step`] on examples that were chosen before.
+    pub(crate) fn step_on(&mut self, chosen: &Chosen<'_>, model: &Llama, observer: &mut dyn Observer) -> Result<()> {
         let start = Instant::now();
-        let (device, options) = (model.device(), self.options);
+        let device = model.device();
+        let losses = device.repeated(|| -> Result<_> {
+            let mut losses = Vec::new();
+            for examples in chosen.micro_batches() {
+                let batch = Batch::new(examples.iter().copied(), device)?;
+                device.begin_step(self.micro_step)?;
+                self.micro_step += 1;
+                // The denominator is the whole step's, so the micro-batches' gradients simply add up.
+                let loss = model.loss(&batch.ids, &batch.targets, chosen.counted as f64)?;
+                losses.push((loss.detach(), 0));
+                loss.backward()?;
+            }
+            self.optimise()?;
+            Ok(losses)
+        })?;
+        self.updated(chosen, losses, observer, || start.elapsed().as_secs_f64())
+    }
+
+    /// The next step's examples.
+    pub(crate) fn choose(&mut self) -> Chosen<'a> {
+        let options = self.options;
         let chosen = self.sampler.take(options.batch.saturating_mul(options.grad_accum));
         let examples: Vec<&Example> = chosen.iter().map(|&i| &self.data.train[i]).collect();
-        let counted: usize = examples.iter().map(|e| e.counted()).sum();
-        let tokens: usize = examples.iter().map(|e| e.ids.len()).sum();
-        let mut losses = Vec::new();
-        for examples in examples.chunks(options.batch) {
-            let batch = Batch::new(examples.iter().copied(), device)?;
-            device.begin_step(self.micro_step)?;
-            self.micro_step += 1;
-            // The denominator is the whole step's, so the micro-batches' gradients simply add up.
-            let loss = model.loss(&batch.ids, &batch.targets, counted as f64)?;
-            losses.push(loss.detach());
-            loss.backward()?;
+        Chosen {
+            counted: examples.iter().map(|e| e.counted()).sum(),
+            tokens: examples.iter().map(|e| e.ids.len()).sum(),
+            batch: options.batch,
+            examples,
         }
-        let factor = options.schedule.factor(self.step as u32, self.steps as u32, options.warmup as u32);
-        self.optimiser.step(factor, options.clip)?;
+    }
+
+    /// The factor of the learning rate in the step under way.
+    fn factor(&self) -> f64 {
+        self.options.schedule.factor(self.step as u32, self.steps as u32, self.options.warmup as u32)
+    }
+
+    /// Moves the adapter along its gradients, which are there.
+    pub(crate) fn optimise(&mut self) -> Result<()> {
+        self.optimiser.step(self.factor(), self.options.clip)?;
         self.optimiser.zero_grad();
+        Ok(())
+    }
+
+    /// Counts a step whose operations are on their way, and tells of the one before. `seconds` is asked for once
+    /// everything else is done.
+    pub(crate) fn updated(
+        &mut self,
+        chosen: &Chosen<'_>,
+        losses: Vec<(Tensor, usize)>,
+        observer: &mut dyn Observer,
+        seconds: impl FnOnce() -> f64,
+    ) -> Result<()> {
+        let (options, tokens, factor) = (self.options, chosen.tokens, self.factor());
         self.step += 1;
         let (step, lr, grad_norm) = (self.step, options.lr * factor, self.optimiser.norm_tensor()?);
         self.report(observer)?;
-        let seconds = start.elapsed().as_secs_f64();
+        let seconds = seconds();
         self.tokens += tokens;
         self.seconds += seconds;
         let tokens_per_s = tokens as f64 / seconds.max(1e-9);
@@ -190,8 +248,8 @@ impl<'a> Run<'a> {
     pub(crate) fn report(&mut self, observer: &mut dyn Observer) -> Result<()> {
         let Some(Pending { step, losses, grad_norm, lr, tokens_per_s }) = self.pending.take() else { return Ok(()) };
         let mut loss = 0.0;
-        for part in losses {
-            loss += part.item()?;
+        for (parts, i) in losses {
+            loss += parts.to_f64()?[i];
         }
         let grad_norm = grad_norm.item()?;
         for (what, value) in [("loss", loss), ("gradient norm", grad_norm)] {

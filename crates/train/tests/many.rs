@@ -57,7 +57,7 @@ fn each_equals_itself_alone() {
     let live = model.device().stats().bytes_live;
     let (mut a, mut b, mut c) = ((), (), ());
     let observers: &mut [&mut dyn Observer] = &mut [&mut a, &mut b, &mut c];
-    let summaries = train_many(&mut model, &members, observers, &GO_ON).unwrap();
+    let summaries = train_many(&mut model, &members, observers, 8, &GO_ON).unwrap();
     for ((want, (adapter, options)), summary) in want.iter().zip(&all).zip(&summaries) {
         let summary = summary.as_ref().unwrap();
         assert!(bits(adapter) == want.0, "seed {}: other bits than alone", options.seed);
@@ -137,7 +137,7 @@ fn every_init_and_method_equals_itself_alone() {
         all.iter().map(|(adapter, options)| Member { adapter, data: &data, options }).collect();
     let mut silent = vec![(); members.len()];
     let mut observers: Vec<&mut dyn Observer> = silent.iter_mut().map(|o| o as &mut dyn Observer).collect();
-    let summaries = train_many(&mut model, &members, &mut observers, &GO_ON).unwrap();
+    let summaries = train_many(&mut model, &members, &mut observers, 4, &GO_ON).unwrap();
     for ((want, (adapter, _)), summary) in want.iter().zip(&all).zip(summaries) {
         summary.unwrap();
         assert!(bits(adapter) == *want, "{:?}: other bits than alone", adapter.config);
@@ -157,7 +157,7 @@ fn one_that_diverges_leaves_the_others_alone() {
         Member { adapter: &good_again, data: &data, options: &options },
     ];
     let (mut a, mut b) = ((), ());
-    let summaries = train_many(&mut model, &members, &mut [&mut a, &mut b], &GO_ON).unwrap();
+    let summaries = train_many(&mut model, &members, &mut [&mut a, &mut b], 8, &GO_ON).unwrap();
     assert!(matches!(summaries[0], Err(Error::Diverged { .. })), "{:?}", summaries[0]);
     assert!(summaries[1].is_ok() && bits(&good) == bits(&good_again));
 }
@@ -174,8 +174,68 @@ fn bad_members_are_refused_before_anything_happens() {
         let other = adapter(&model, config(4), 0);
         let members = if part == "--lr" { [members[0], Member { adapter: &other, ..members[1] }] } else { members };
         let (mut a, mut b) = ((), ());
-        let error = train_many(&mut model, &members, &mut [&mut a, &mut b], &GO_ON).unwrap_err().to_string();
+        let error = train_many(&mut model, &members, &mut [&mut a, &mut b], 8, &GO_ON).unwrap_err().to_string();
         assert!(error.contains(part), "{error}");
     }
     assert!(bits(&one) == before);
+}
+
+/// Plain adapters of any rank, init, targets, rate, seed and order of the data step in one pass over the base, until one
+/// is done; bits are those of each alone. The last two have other lengths of batches than the rest: two micro-batches.
+#[test]
+fn plain_adapters_share_the_pass_and_keep_their_bits() {
+    let mut model = model(DType::F32);
+    let data = dataset(&model, 32);
+    let fresh = |model: &mut Llama| -> Vec<(Adapter, Options)> {
+        let options = |steps, lr, seed| Options {
+            batch: 2,
+            eval_batch: 4,
+            length: Length::Steps(steps),
+            lr,
+            seed,
+            ..Options::default()
+        };
+        let ga = LoraConfig { init: "lora-ga".parse().unwrap(), ..config(2) };
+        let twice = Options { grad_accum: 2, ..options(2, 1e-3, 5) };
+        let mut all = vec![
+            (adapter(model, config(4), 0), options(3, 1e-3, 0)),
+            (
+                adapter(model, LoraConfig { init: Init::Gaussian, use_rslora: true, ..config(9) }, 1),
+                options(4, 1e-2, 1),
+            ),
+            (adapter(model, LoraConfig { targets: list("q_proj,down_proj"), ..config(1) }, 2), options(4, 3e-3, 2)),
+            (adapter(model, LoraConfig { init: Init::Olora, ..config(4) }, 3), options(2, 1e-3, 3)),
+            (
+                adapter(model, LoraConfig { init: Init::Orthogonal, ..config(4) }, 4),
+                Options { batch: 3, ..options(4, 1e-3, 4) },
+            ),
+            (adapter(model, LoraConfig { init: Init::Pissa { niter: None }, ..config(2) }, 5), twice.clone()),
+        ];
+        lowrank_lora::detach(model);
+        let (started, _) = lowrank_train::start_adapter(model, ga, &data, 5, &GO_ON).unwrap();
+        all.push((started, twice));
+        all
+    };
+    let mut want = Vec::new();
+    for (adapter, options) in fresh(&mut model) {
+        let summary = alone(&mut model, &adapter, &data, &options).unwrap();
+        want.push((bits(&adapter), summary.val_loss_before, summary.val_loss_after));
+    }
+    let mut launches = Vec::new();
+    for together in [1, 3, 8] {
+        let all = fresh(&mut model);
+        let members: Vec<Member<'_>> =
+            all.iter().map(|(adapter, options)| Member { adapter, data: &data, options }).collect();
+        let mut nobody = [(); 7];
+        let mut observers: Vec<&mut dyn Observer> = nobody.iter_mut().map(|o| o as &mut dyn Observer).collect();
+        let before = model.device().stats().launches;
+        let summaries = train_many(&mut model, &members, &mut observers, together, &GO_ON).unwrap();
+        launches.push(model.device().stats().launches - before);
+        for (i, (want, summary)) in want.iter().zip(&summaries).enumerate() {
+            let summary = summary.as_ref().unwrap();
+            assert!(bits(&all[i].0) == want.0, "adapter {i}, {together} together: other bits than alone");
+            assert_eq!((summary.val_loss_before, summary.val_loss_after), (want.1, want.2));
+        }
+    }
+    assert!(launches[0] > launches[1] && launches[1] > launches[2], "{launches:?}");
 }

@@ -63,6 +63,24 @@ static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
     found
 });
 
+/// Features beyond the core that kernels have variants for, of those that the adapter has.
+fn optional(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::ExperimentalFeatures) {
+    let features = adapter.features() & wgpu::Features::SUBGROUP;
+    #[cfg(feature = "cooperative")]
+    {
+        let f32s = wgpu::CooperativeScalarType::F32;
+        let fits = |p: &wgpu::CooperativeMatrixProperties| {
+            [p.m_size, p.n_size, p.k_size] == [8; 3] && p.ab_type == f32s && p.cr_type == f32s
+        };
+        let feature = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        if adapter.features().contains(feature) && adapter.cooperative_matrix_properties().iter().any(fits) {
+            // SAFETY: the one kernel that uses it has been checked by naga, and its first product is checked by the host.
+            return (features | feature, unsafe { wgpu::ExperimentalFeatures::enabled() });
+        }
+    }
+    (features, wgpu::ExperimentalFeatures::disabled())
+}
+
 static CONTEXTS: LazyLock<Mutex<HashMap<usize, Arc<Context>>>> = LazyLock::new(Mutex::default);
 
 fn describe(index: usize, adapter: &wgpu::Adapter) -> AdapterInfo {
@@ -92,6 +110,8 @@ pub(crate) struct Context {
     pub device: wgpu::Device,
     pub queue: wgpu::Queue,
     pub limits: wgpu::Limits,
+    /// What kernels may use beyond the core of WGSL.
+    pub features: wgpu::Features,
     pub pipelines: Pipelines,
     failure: Arc<Failure>,
 }
@@ -124,7 +144,8 @@ impl Context {
         Ok(context)
     }
 
-    fn new(index: usize) -> Result<Self> {
+    /// A device that nobody else has.
+    pub fn new(index: usize) -> Result<Self> {
         let failed = |detail: String| Error::Device { device: format!("wgpu:{index}"), detail };
         let Some(adapter) = ADAPTERS.get(index) else {
             let detail = if ADAPTERS.is_empty() {
@@ -138,8 +159,11 @@ impl Context {
         };
         let info = describe(index, adapter);
         let limits = adapter.limits();
+        let (features, experimental_features) = optional(adapter);
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("lowrank"),
+            required_features: features,
+            experimental_features,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         });
@@ -148,12 +172,8 @@ impl Context {
         let sink = failure.clone();
         device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| sink.set(e.to_string())));
         let sink = failure.clone();
-        device.set_device_lost_callback(move |reason, detail| {
-            if reason != wgpu::DeviceLostReason::Destroyed {
-                sink.set(format!("the device was lost: {detail}"));
-            }
-        });
-        Ok(Context { info, device, queue, limits, pipelines: Pipelines::default(), failure })
+        device.set_device_lost_callback(move |_, detail| sink.set(format!("the device was lost: {detail}")));
+        Ok(Context { info, device, queue, limits, features, pipelines: Pipelines::default(), failure })
     }
 
     /// What the device is called.
@@ -164,6 +184,12 @@ impl Context {
     /// A failure of this device.
     pub fn error(&self, detail: impl Into<String>) -> Error {
         Error::Device { device: self.name(), detail: detail.into() }
+    }
+
+    /// Remembers a failure: every later call gives the first one.
+    pub fn fail(&self, detail: String) -> Error {
+        self.failure.set(detail);
+        self.check().expect_err("just set")
     }
 
     /// Fails if anything went wrong on the device since it was opened.

@@ -59,6 +59,7 @@ impl Backend for Wgpu {
         if len == 0 {
             return Ok(());
         }
+        self.context.check()?;
         self.counters.uploaded.fetch_add(bytes.len() as u64, Relaxed);
         let start = dst.offset * size;
         if start.is_multiple_of(4) && bytes.len().is_multiple_of(4) {
@@ -79,6 +80,7 @@ impl Backend for Wgpu {
     }
 
     fn sync(&self) -> Result<()> {
+        self.context.check()?;
         self.counters.waits.fetch_add(1, Relaxed);
         let submission = self.queue().submit(|_| ());
         Queue::wait(&self.context, submission)

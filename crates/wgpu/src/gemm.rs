@@ -1,11 +1,12 @@
 //! Products on the device: which kernel, which tile, and slices of operands that are larger than one binding.
 
 use lowrank_backend::{DType, Dropout, Error, Gemm, In, Mode, Out, Result, Slot};
-use lowrank_shaders as shaders;
+use lowrank_shaders::{self as shaders, Shader};
 
 use crate::Wgpu;
 use crate::elementwise::mask_params;
 use crate::launch::{Launch, add, code, volume};
+use crate::tile::Tile;
 
 /// Rows up to which a product with a transposed right operand is a set of dot products.
 const DECODE: usize = 8;
@@ -165,17 +166,25 @@ impl<'a> Product<'a> {
         let &Product { m, n, batch, .. } = self;
         let groups = |size: usize, tile: usize| size.div_ceil(tile) as u64;
         if self.dots() {
-            return self.prepare(wgpu, "dot_product", &c, mode, None)?.run_grid([
+            return self.prepare(wgpu, (&shaders::GEMM, "dot_product"), &c, mode, None)?.run_grid([
                 groups(n, 4),
                 groups(m, 4),
                 batch as u64,
             ]);
         }
-        let tile = |size: usize| [16, 32].into_iter().find(|&t| size <= t).unwrap_or(64);
-        let (bm, bn) = (tile(m), tile(n));
-        let mut l = self.prepare(wgpu, "tiled", &c, mode, None)?;
+        let tile = wgpu.tile([m, n, batch]);
+        let (shader, entry) = match tile {
+            Tile::Subgroups => (&shaders::GEMM_SUBGROUPS, "tiled_subgroups"),
+            Tile::Cooperative => (&shaders::GEMM_COOPERATIVE, "tiled_cooperative"),
+            _ => (&shaders::GEMM, "tiled"),
+        };
+        let [bm, bn, side] = tile.sizes(m, n);
+        let mut l = self.prepare(wgpu, (shader, entry), &c, mode, None)?;
         l.constant("TA", u32::from(self.ta)).constant("BM", bm as u32).constant("BN", bn as u32);
-        l.run_grid([groups(n, bn), groups(m, bm), batch as u64])
+        if tile == Tile::Cooperative {
+            l.constant("LANES", wgpu.context.info.subgroups.1);
+        }
+        l.constant("T", side as u32).run_grid([groups(n, bn), groups(m, bm), batch as u64])
     }
 
     /// Computes it together with a second product, if both fit one kernel; else says so.
@@ -186,18 +195,22 @@ impl<'a> Product<'a> {
         let largest = [self.a, self.b, c.as_in(), d.as_in()].map(size).into_iter().max();
         let groups = |rows: usize, bm: usize, cols: usize, bn: usize| rows.div_ceil(bm) * cols.div_ceil(bn);
         // lora_u_db: u by dot products, dB [k,n] by tiles. lora_da_dx: dA [r,n] and dx [m,n] by tiles.
-        let (entry, [bm, bn], split, rest) = match self.branch.map(|b| b.r) {
+        let (entry, [bm, bn, side], split, rest) = match self.branch.map(|b| b.r) {
             None => {
                 let tile = if n <= 16 { [64, 16] } else { [32, 32] };
-                ("lora_u_db", tile, groups(m, 4, n, 4), groups(k, tile[0], n, tile[1]))
+                ("lora_u_db", [tile[0], tile[1], 4], groups(m, 4, n, 4), groups(k, tile[0], n, tile[1]))
             }
-            Some(r) => ("lora_da_dx", [64, 64], groups(r, 64, n, 64), groups(m, 64, n, 64)),
+            Some(r) => {
+                let [tile, side] = wgpu.tile([m, n, 1]).sizes_of_two();
+                ("lora_da_dx", [tile, tile, side], groups(r, tile, n, tile), groups(m, tile, n, tile))
+            }
         };
         if m == 0 || n == 0 || k == 0 || split + rest > 65535 || largest.is_none_or(|l| l > wgpu.max_binding()) {
             return Ok(false);
         }
-        let mut l = self.prepare(wgpu, entry, &c, mode, Some((d, second.operand, split as u32)))?;
-        l.constant("BM", bm as u32).constant("BN", bn as u32).constant("ADD2", add(d_mode));
+        let mut l = self.prepare(wgpu, (&shaders::GEMM, entry), &c, mode, Some((d, second.operand, split as u32)))?;
+        l.constant("BM", bm as u32).constant("BN", bn as u32).constant("T", side as u32);
+        l.constant("ADD2", add(d_mode));
         l.run_grid([(split + rest) as u64, 1, 1])?;
         Ok(true)
     }
@@ -206,7 +219,7 @@ impl<'a> Product<'a> {
     fn prepare<'l>(
         &self,
         wgpu: &'l Wgpu,
-        entry: &'static str,
+        (shader, entry): (&'static Shader, &'static str),
         c: &'l Out<'_>,
         mode: Mode,
         second: Option<(&'l Out<'_>, In<'a>, u32)>,
@@ -215,7 +228,7 @@ impl<'a> Product<'a> {
         'a: 'l,
     {
         let &Product { m, n, k, batch, .. } = self;
-        let mut l = wgpu.launch(self.name, &shaders::GEMM, entry);
+        let mut l = wgpu.launch(self.name, shader, entry);
         let c_start = l.output("c", c)?;
         let d_start = l.maybe_output("second result", second.map(|s| s.0))?;
         let a_start = l.input("a", self.a)?;

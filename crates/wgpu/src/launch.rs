@@ -216,6 +216,7 @@ impl<'a> Launch<'a> {
         }
         debug_assert!(self.params.len() as u64 <= PARAMS);
         let context = &self.wgpu.context;
+        context.check()?;
         let inputs = self.bindings.len() - self.outputs;
         self.constants.sort_unstable();
         let pipeline = context.pipeline(self.shader, self.entry, &self.constants, self.outputs, inputs)?;

@@ -29,6 +29,7 @@ mod rows;
 mod sequence;
 #[cfg(test)]
 mod tests;
+mod tile;
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,7 @@ pub use adapter::{AdapterInfo, adapters};
 use adapter::Context;
 use pool::{Pool, WgpuBuffer};
 use queue::{Binding, Queue};
+use tile::Tile;
 
 /// A GPU (or a processor that pretends to be one). Its memory pool and counters are its own; compiled kernels are shared
 /// with every other handle on the same adapter.
@@ -52,6 +54,10 @@ pub struct Wgpu {
     absent: Vec<WgpuBuffer>,
     /// Bytes of a buffer that a kernel sees at most.
     max_binding: u64,
+    /// Storage buffers that a kernel binds at most.
+    storage_buffers: u32,
+    /// The variant of products by tiles that takes the place of the choice by sizes.
+    forced: Option<Tile>,
     /// Takes the place of the kernel file of that name: tests break kernels to see that it shows.
     #[cfg(test)]
     mutant: Option<(&'static str, &'static lowrank_shaders::Shader)>,
@@ -68,23 +74,34 @@ struct Counters {
 impl Wgpu {
     /// Opens an adapter by its number in [`adapters`].
     pub fn new(index: usize) -> Result<Self> {
-        let context = Context::open(index)?;
+        Wgpu::on(Context::open(index)?)
+    }
+
+    fn on(context: Arc<Context>) -> Result<Self> {
+        let forced = Tile::forced(&context)?;
         let pool = Arc::new(Pool::new(context.clone()));
-        let absent = (0..4).map(|_| pool.alloc(256, || ())).collect::<Result<_>>()?;
+        let absent = (0..20).map(|_| pool.alloc(256, || ())).collect::<Result<_>>()?;
         // The stand-ins are no one's memory.
         pool.forget_live();
         let max_binding = context.limits.max_storage_buffer_binding_size.min(context.limits.max_buffer_size);
+        let storage_buffers = context.limits.max_storage_buffers_per_shader_stage;
         let queue = Mutex::new(Queue::new(context.clone()));
-        Ok(Wgpu {
+        let wgpu = Wgpu {
             context,
             pool,
             queue,
             counters: Counters::default(),
             absent,
             max_binding,
+            storage_buffers,
+            forced,
             #[cfg(test)]
             mutant: None,
-        })
+        };
+        if forced == Some(Tile::Cooperative) {
+            tile::check_cooperative(&wgpu)?;
+        }
+        Ok(wgpu)
     }
 
     /// The adapter that this is.
@@ -108,14 +125,23 @@ impl Wgpu {
     }
 
     fn allocate(&self, bytes: usize) -> Result<WgpuBuffer> {
-        // What bind groups and the device's unfinished work hold may be what is missing.
-        let release = || {
-            let mut queue = self.queue();
-            let submission = queue.submit(|_| ());
-            drop(queue);
-            let _ = Queue::wait(&self.context, submission);
-        };
-        self.pool.alloc(bytes, release)
+        self.context.check()?;
+        self.pool.alloc(bytes, || self.release())
+    }
+
+    /// Lets go of what bind groups and the device's unfinished work hold: it may be the memory that is missing. The only
+    /// wait outside of `download` and `sync`.
+    fn release(&self) {
+        self.counters.waits.fetch_add(1, Relaxed);
+        let mut queue = self.queue();
+        let submission = queue.submit(|_| ());
+        drop(queue);
+        let _ = Queue::wait(&self.context, submission);
+    }
+
+    /// How to compute `batch` products c `[m,n]`.
+    fn tile(&self, [m, n, batch]: [usize; 3]) -> Tile {
+        self.forced.unwrap_or_else(|| Tile::choose(&self.context, [m, n, batch]))
     }
 
     fn nothing(&self, which: usize) -> Binding<'_> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lowrank_backend::{Buffer, Error, Result, Stats};
+use wgpu::BufferUsages;
 
 use crate::adapter::Context;
 
@@ -70,6 +71,9 @@ pub(crate) struct Pool {
     state: Mutex<State>,
     /// Counts blocks given back to the driver: cached bind groups hold them until the cache is cleared.
     pub evictions: AtomicU64,
+    /// Bytes of memory that the device has, where a test says so.
+    #[cfg(test)]
+    pub budget: AtomicU64,
 }
 
 #[derive(Default)]
@@ -86,26 +90,26 @@ struct State {
 
 impl Pool {
     pub fn new(context: Arc<Context>) -> Self {
-        Pool { context, state: Mutex::default(), evictions: AtomicU64::new(0) }
+        Pool {
+            context,
+            state: Mutex::default(),
+            evictions: AtomicU64::new(0),
+            #[cfg(test)]
+            budget: AtomicU64::new(u64::MAX),
+        }
     }
 
     /// A buffer of `bytes` bytes with any content. `release` is called before the second try: it must let go of
     /// whatever else holds blocks.
     pub fn alloc(self: &Arc<Self>, bytes: usize, release: impl FnOnce()) -> Result<WgpuBuffer> {
-        let live = self.state().live;
-        let out_of_memory = || Error::OutOfMemory { device: self.context.name(), requested: bytes, live };
-        let capacity = class(bytes as u64).ok_or_else(out_of_memory)?;
+        let capacity = class(bytes as u64).ok_or_else(|| self.out_of_memory(bytes))?;
         let block = match self.take(capacity) {
             Some(block) => block,
-            None => match self.create(capacity) {
-                Some(block) => block,
-                // What the pool holds may be what is missing.
-                None => {
-                    self.clear();
-                    release();
-                    self.create(capacity).ok_or_else(out_of_memory)?
-                }
-            },
+            None => {
+                let usage = BufferUsages::STORAGE | BufferUsages::COPY_SRC | BufferUsages::COPY_DST;
+                let raw = self.create(capacity, usage, release).ok_or_else(|| self.out_of_memory(bytes))?;
+                Arc::new(Block { raw, id: NEXT.fetch_add(1, Relaxed), capacity, used: AtomicU64::new(0) })
+            }
         };
         let mut state = self.state();
         state.live += bytes as u64;
@@ -115,24 +119,47 @@ impl Pool {
         Ok(WgpuBuffer { block: Some(block), bytes, pool: self.clone() })
     }
 
-    fn create(&self, capacity: u64) -> Option<Arc<Block>> {
-        if capacity > self.context.limits.max_buffer_size {
+    /// Memory for a copy to the host, outside of the pool.
+    pub fn staging(&self, bytes: u64, release: impl FnOnce()) -> Result<wgpu::Buffer> {
+        let usage = BufferUsages::MAP_READ | BufferUsages::COPY_DST;
+        self.create(bytes, usage, release).ok_or_else(|| self.out_of_memory(bytes as usize))
+    }
+
+    fn out_of_memory(&self, requested: usize) -> Error {
+        Error::OutOfMemory { device: self.context.name(), requested, live: self.state().live }
+    }
+
+    /// Memory from the driver. If there is none, the pool gives back what it holds, and it is tried once more.
+    fn create(&self, bytes: u64, usage: BufferUsages, release: impl FnOnce()) -> Option<wgpu::Buffer> {
+        self.try_create(bytes, usage).or_else(|| {
+            self.clear();
+            release();
+            self.try_create(bytes, usage)
+        })
+    }
+
+    fn try_create(&self, bytes: u64, usage: BufferUsages) -> Option<wgpu::Buffer> {
+        if bytes > self.context.limits.max_buffer_size {
             return None;
+        }
+        #[cfg(test)]
+        {
+            let state = self.state();
+            if state.held + state.pooled + bytes > self.budget.load(Relaxed) {
+                return None;
+            }
         }
         let device = &self.context.device;
         let memory = device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let invalid = device.push_error_scope(wgpu::ErrorFilter::Validation);
         let raw = device.create_buffer(&wgpu::BufferDescriptor {
             label: None,
-            size: capacity,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            size: bytes,
+            usage,
             mapped_at_creation: false,
         });
         let failed = [pollster::block_on(invalid.pop()), pollster::block_on(memory.pop())];
-        if failed.iter().any(Option::is_some) {
-            return None;
-        }
-        Some(Arc::new(Block { raw, id: NEXT.fetch_add(1, Relaxed), capacity, used: AtomicU64::new(0) }))
+        failed.iter().all(Option::is_none).then_some(raw)
     }
 
     /// Fills in what the pool knows.

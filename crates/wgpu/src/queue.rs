@@ -5,6 +5,7 @@
 //! overwrite memory that the batch uses.
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use lowrank_backend::Result;
@@ -134,8 +135,19 @@ impl Queue {
 
     /// Waits for a submission.
     pub fn wait(context: &Context, submission: wgpu::SubmissionIndex) -> Result<()> {
+        context.check()?;
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: None };
-        context.device.poll(wait).map_err(|e| context.error(e.to_string()))?;
-        context.check()
+        // wgpu panics if the device is lost while it waits.
+        match catch_unwind(AssertUnwindSafe(|| context.device.poll(wait))) {
+            Ok(Ok(_)) => context.check(),
+            Ok(Err(e)) => Err(context.fail(e.to_string())),
+            Err(_) => Err(context.fail("the device was lost while it worked".to_string())),
+        }
+    }
+
+    /// Bind groups kept.
+    #[cfg(test)]
+    pub fn groups(&self) -> usize {
+        self.groups.len()
     }
 }

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 
-use lowrank_backend::{Error, In, Readback};
+use lowrank_backend::{In, Readback};
 
 use crate::Wgpu;
 use crate::queue::Queue;
@@ -27,6 +27,9 @@ pub(crate) fn download<'a>(wgpu: &'a Wgpu, src: In<'a>) -> Readback<'a> {
         Ok(block) => block,
         Err(e) => return Box::pin(async move { Err(e) }),
     };
+    if let Err(e) = wgpu.context.check() {
+        return Box::pin(async move { Err(e) });
+    }
     let size = src.dtype.size() as u64;
     let (start, bytes) = (src.offset as u64 * size, src.len as u64 * size);
     if bytes == 0 {
@@ -35,16 +38,10 @@ pub(crate) fn download<'a>(wgpu: &'a Wgpu, src: In<'a>) -> Readback<'a> {
     // Copies are of whole words.
     let from = start & !3;
     let length = (start + bytes).next_multiple_of(4) - from;
-    if length > wgpu.context.limits.max_buffer_size {
-        let error = Error::OutOfMemory { device: wgpu.context.name(), requested: length as usize, live: 0 };
-        return Box::pin(async move { Err(error) });
-    }
-    let staging = wgpu.context.device.create_buffer(&wgpu::BufferDescriptor {
-        label: Some("readback"),
-        size: length,
-        usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-        mapped_at_creation: false,
-    });
+    let staging = match wgpu.pool.staging(length, || wgpu.release()) {
+        Ok(staging) => staging,
+        Err(e) => return Box::pin(async move { Err(e) }),
+    };
     let submission =
         wgpu.queue().submit(|encoder| encoder.copy_buffer_to_buffer(&block.raw, from, &staging, 0, length));
     let mapped = Arc::new(Mutex::new(Mapped::default()));

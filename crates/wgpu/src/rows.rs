@@ -20,7 +20,7 @@ struct Operands<'a, 'b> {
     eps: f64,
     factor: f64,
     constants: [(&'static str, u32); 5],
-    /// One invocation per column instead of one workgroup per row.
+    /// A workgroup per 16 columns instead of one per row.
     columns: bool,
 }
 
@@ -64,7 +64,7 @@ fn run(
             // Sums over rows go on where the slice before left them.
             l.constant("ADD", 1).constant("ADD2", 1);
         }
-        l.run(if o.columns { cols.div_ceil(256) as u64 } else { rows as u64 })?;
+        l.run(if o.columns { cols.div_ceil(16) as u64 } else { rows as u64 })?;
     }
     Ok(())
 }

@@ -267,6 +267,9 @@ pub fn rows() -> Vec<Case> {
     rows.push(linear([17, 31, 64], Base::Stored(DType::BF16), true));
     rows.push(linear([129, 65, 127], Base::Stored(DType::BF16), false));
     rows.push(linear([5, 33, 20], Base::Stored(DType::F16), false));
+    // Weights as a GPU's bulk copies can read them, and one number off.
+    rows.push(linear([130, 259, 72], Base::Stored(DType::BF16), true));
+    rows.push(linear([33, 300, 76], Base::Stored(DType::BF16), false));
     // Few rows, and sums longer than what a kernel converts or keeps in cache at a time.
     rows.push(linear([16, 300, 1100], Base::Frozen, true));
     rows.push(linear([9, 300, 1100], Base::Stored(DType::BF16), false));
@@ -287,6 +290,12 @@ pub fn rows() -> Vec<Case> {
     rows.push(lora_linear([17, 64, 96, 8], Base::Stored(DType::BF16), false, 0.0));
     rows.push(lora_linear([129, 65, 127, 16], Base::Stored(DType::BF16), true, 0.0));
     rows.push(lora_linear([5, 33, 20, 3], Base::Stored(DType::F16), false, 0.0));
+    // As above; ranks below and above what a step takes, masks.
+    rows.push(lora_linear([130, 259, 72, 3], Base::Stored(DType::BF16), true, 0.0));
+    rows.push(lora_linear([140, 66, 264, 8], Base::Stored(DType::BF16), false, 0.5));
+    rows.push(lora_linear([35, 77, 136, 40], Base::Stored(DType::BF16), true, 0.3));
+    rows.push(lora_linear([20, 264, 64, 128], Base::Stored(DType::BF16), false, 0.0));
+    rows.push(lora_linear([18, 40, 24, 130], Base::Stored(DType::BF16), true, 0.5));
     rows.extend(lora_linear_parts());
     let mixed = |m: usize| (0..m).map(|i| [None, Some(1), Some(0), Some(1)][(i * i + i / 3) % 4]).collect::<Vec<_>>();
     rows.push(lora_linear_multi([1, 1, 1], &[1], vec![Some(0)], true));

@@ -96,6 +96,35 @@ fn cross_entropy() -> Vec<Case> {
         .collect()
 }
 
+/// Three parts of a batch, one of them a single row.
+fn cross_entropy_parts() -> Vec<Case> {
+    [(9, 13), (40, 1024)]
+        .into_iter()
+        .map(|(rows, vocab)| {
+            let parts = [(1, 2.0), (rows - 4, (rows / 2) as f64), (3, 0.5)];
+            let oracle = move |v: &[Vec<f64>]| {
+                let (mut logits, mut targets) = (&v[0][..], &v[1][..]);
+                let loss = |(rows, denominator): (usize, f64)| {
+                    let (own, rest) = logits.split_at(rows * vocab);
+                    let (ids, others) = targets.split_at(rows);
+                    (logits, targets) = (rest, others);
+                    oracle::cross_entropy(own, ids, vocab, denominator)
+                };
+                parts.into_iter().map(loss).collect()
+            };
+            Case::new(
+                "cross_entropy",
+                format!("parts-{rows}x{vocab}"),
+                vec![float(&[rows, vocab]).of(Kind::Wide), targets(rows, vocab as u32)],
+                move |t| t[0].clone().cross_entropy_parts(&t[1], &parts),
+                oracle,
+            )
+            .bound(Each(8.0))
+            .grad_bound(Largest(16.0))
+        })
+        .collect()
+}
+
 pub fn rows() -> Vec<Case> {
-    [cross_entropy(), max(), mean(), sum()].into_iter().flatten().collect()
+    [cross_entropy(), cross_entropy_parts(), max(), mean(), sum()].into_iter().flatten().collect()
 }

@@ -1,7 +1,7 @@
 //! `lowrank sweep`.
 
 use lowrank_lora::Init;
-use lowrank_train::{Cell, OutDir, Sweep, check_ranks, start_adapter, sweep};
+use lowrank_train::{Cell, OutDir, Sweep, TOGETHER, check_ranks, start_adapter, sweep};
 
 use super::train::{self, Prepared, prepare};
 use crate::failure::{Failure, Result};
@@ -29,6 +29,9 @@ pub struct Args {
     /// Keep α/r at this value over all ranks, in place of --alpha
     #[arg(long, value_name = "X", help_heading = "Grid")]
     alpha_over_r: Option<f64>,
+    /// Adapters whose batches go through the base as one; each needs memory for its activations
+    #[arg(long, value_name = "N", default_value_t = TOGETHER, help_heading = "Grid")]
+    together: usize,
 }
 
 /// Shown below the options.
@@ -84,7 +87,7 @@ pub fn run(args: &Args) -> Result<()> {
     }
     let steps = cells.iter().map(|c| c.options.steps(data.train.len())).sum();
     let progress = Progress::new(args.train.quiet, steps);
-    let result = sweep(&mut model, &data, cells, &|| progress.tick(), &interrupt::STOP)?;
+    let result = sweep(&mut model, &data, cells, args.together, &|| progress.tick(), &interrupt::STOP)?;
     progress.clear();
     result.write(out.path(), &base.name())?;
     out.commit()?;

@@ -15,35 +15,66 @@ impl Tensor {
     /// handle the caller kept, a reshape or the backward rule of another operation), it works on a copy instead: for
     /// the least memory, pass them as they come out of the last linear, in any shape.
     pub fn cross_entropy(self, targets: &Tensor, denominator: f64) -> Result<Tensor> {
-        const OP: &str = "cross_entropy";
-        check::same_device(OP, &[&self, targets])?;
-        check::float(OP, &self)?;
-        check::ids(OP, "targets", targets)?;
-        let (rows, vocab) = check::rows_cols(OP, &self)?;
-        if targets.len() != rows || vocab == 0 {
-            let detail = format!("{} for {}", targets.label("targets"), self.label("logits"));
-            return Err(Error::shape(OP, detail));
-        }
-        if !(denominator.is_finite() && denominator > 0.0) {
-            return Err(Error::invalid(OP, format!("denominator {denominator} is not positive")));
-        }
-        let op = Op { rows, vocab, denominator };
-        let loss = Tensor::empty(&[], self.dtype(), self.device())?;
-        let lse = Tensor::empty(&[rows], self.dtype(), self.device())?;
-        self.device().backend().cross_entropy_forward(
-            &op,
-            self.read().view(),
-            targets.read().view(),
-            loss.write().out(),
-            lse.write().out(),
-        )?;
-        let input = self.clone();
-        Ok(loss.with_rule(&[&input], || CrossEntropy { op, logits: self, targets: targets.clone(), lse }))
+        let rows = check::rows_cols(OP, &self)?.0;
+        parts(self, targets, &[(rows, denominator)], &[])
+    }
+
+    /// Several losses over one batch of logits `[…, vocab]`: part after part, `(rows, denominator)` each; all the rows
+    /// belong to a part. The result has shape `[parts]`; each loss, and the gradient of its rows, has the bits of
+    /// [`Tensor::cross_entropy`] on those rows alone. Takes the logits as that does.
+    pub fn cross_entropy_parts(self, targets: &Tensor, parts: &[(usize, f64)]) -> Result<Tensor> {
+        self::parts(self, targets, parts, &[parts.len()])
     }
 }
 
-struct CrossEntropy {
+const OP: &str = "cross_entropy";
+
+/// The losses, in a tensor of this shape.
+fn parts(logits: Tensor, targets: &Tensor, parts: &[(usize, f64)], shape: &[usize]) -> Result<Tensor> {
+    check::same_device(OP, &[&logits, targets])?;
+    check::float(OP, &logits)?;
+    check::ids(OP, "targets", targets)?;
+    let (rows, vocab) = check::rows_cols(OP, &logits)?;
+    if targets.len() != rows || vocab == 0 {
+        let detail = format!("{} for {}", targets.label("targets"), logits.label("logits"));
+        return Err(Error::shape(OP, detail));
+    }
+    if parts.iter().try_fold(0usize, |sum, part| sum.checked_add(part.0)) != Some(rows) {
+        let sizes: Vec<usize> = parts.iter().map(|part| part.0).collect();
+        return Err(Error::shape(OP, format!("parts of {sizes:?} rows for {}", logits.label("logits"))));
+    }
+    if let Some((_, denominator)) = parts.iter().find(|(_, d)| !(d.is_finite() && *d > 0.0)) {
+        return Err(Error::invalid(OP, format!("denominator {denominator} is not positive")));
+    }
+    let mut start = 0;
+    let mut pieces = Vec::with_capacity(parts.len());
+    for &(rows, denominator) in parts {
+        pieces.push(Part { start, op: Op { rows, vocab, denominator } });
+        start += rows;
+    }
+    let loss = Tensor::empty(shape, logits.dtype(), logits.device())?;
+    let lse = Tensor::empty(&[rows], logits.dtype(), logits.device())?;
+    for (i, &Part { start, op }) in pieces.iter().enumerate() {
+        logits.device().backend().cross_entropy_forward(
+            &op,
+            logits.read().view().narrow(start * vocab, op.rows * vocab),
+            targets.read().view().narrow(start, op.rows),
+            loss.write().out().narrow(i, 1),
+            lse.write().out().narrow(start, op.rows),
+        )?;
+    }
+    let input = logits.clone();
+    Ok(loss.with_rule(&[&input], || CrossEntropy { parts: pieces, logits, targets: targets.clone(), lse }))
+}
+
+/// Rows with a loss of their own.
+struct Part {
+    start: usize,
     op: Op,
+}
+
+struct CrossEntropy {
+    parts: Vec<Part>,
     logits: Tensor,
     targets: Tensor,
     lse: Tensor,
@@ -51,19 +82,21 @@ struct CrossEntropy {
 
 impl Rule for CrossEntropy {
     fn name(&self) -> &'static str {
-        "cross_entropy"
+        OP
     }
 
     fn backward(self: Box<Self>, gy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
-        let Self { op, logits, targets, lse } = *self;
+        let Self { parts, logits, targets, lse } = *self;
         let logits = if logits.owns_storage() { logits } else { logits.copy()? };
-        gy.device().backend().cross_entropy_backward(
-            &op,
-            logits.write().out(),
-            targets.read().view(),
-            lse.read().view(),
-            gy.read().view(),
-        )?;
+        for (i, Part { start, op }) in parts.iter().enumerate() {
+            gy.device().backend().cross_entropy_backward(
+                op,
+                logits.write().out().narrow(start * op.vocab, op.rows * op.vocab),
+                targets.read().view().narrow(*start, op.rows),
+                lse.read().view().narrow(*start, op.rows),
+                gy.read().view().narrow(i, 1),
+            )?;
+        }
         grads.give(0, logits)
     }
 }
@@ -101,6 +134,35 @@ mod tests {
         }
         assert!(Tensor::targets(&[2], &[1], 2, &device).is_err());
         assert!(Tensor::ids(&[IGNORE], &[1], 2, &device).is_err());
+        Ok(())
+    }
+
+    /// Each part is what it is alone, whatever stands beside it.
+    #[test]
+    fn parts_are_losses_of_their_own() -> Result<()> {
+        let device = Device::reference()?;
+        let (x, w, targets) = setup(&device, DType::F64)?;
+        let targets = targets.reshape(&[ROWS])?;
+        let logits = || x.reshape(&[ROWS, 4])?.linear(&w, None);
+        let sizes = [(5, 4.0), (20, 20.0), (7, 0.5)];
+        let losses = logits()?.cross_entropy_parts(&targets, &sizes)?;
+        assert_eq!(losses.shape(), [3]);
+        losses.sum()?.backward()?;
+        let (together, grad) = (losses.to_f64()?, x.grad().expect("trainable").to_f64()?);
+        let mut start = 0;
+        for (i, (rows, denominator)) in sizes.into_iter().enumerate() {
+            x.zero_grad();
+            let part = logits()?.slice(0, start, rows)?;
+            let alone = part.cross_entropy(&targets.slice(0, start, rows)?, denominator)?;
+            assert_eq!(alone.item()?, together[i]);
+            alone.backward()?;
+            let own = x.grad().expect("trainable").to_f64()?;
+            assert_eq!(own[start * 4..(start + rows) * 4], grad[start * 4..(start + rows) * 4]);
+            start += rows;
+        }
+        for bad in [&[(5, 1.0)][..], &[(31, 1.0), (1, 0.0)]] {
+            assert!(logits()?.cross_entropy_parts(&targets, bad).is_err());
+        }
         Ok(())
     }
 

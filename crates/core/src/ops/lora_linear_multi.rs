@@ -1,17 +1,14 @@
 //! The low-rank linear for a batch whose rows have adapters of their own: `yᵢ = xᵢ Wᵀ + s (xᵢ Aᵀ) Bᵀ + bias` with the s, A
 //! and B of row i's adapter, or without the branch.
 //!
-//! Rows are brought together by adapter, and each group goes through the device's own low-rank linear, forward and
-//! backward: every row is multiplied with W once, and its bits are those of [`Tensor::lora_linear`] on that adapter alone
-//! (in batches above 16 rows, below which devices may sum in another order), however a device adds the branch to the base.
+//! Rows are brought together by adapter, and the groups go through the device as one operation, forward and backward, so that
+//! it can read W once for all of them. A row's bits are those of [`Tensor::lora_linear`] on that adapter alone (in batches
+//! above 16 rows, below which devices may sum in another order), however a device adds the branch to the base.
 
-use lowrank_backend::{Block, Error, Gemm, Linear, Lora, Result, Rows, Slot, Weight};
+use lowrank_backend::{Error, Gemm, Linear, LoraGroup, LoraMulti, Mode, Result, Rows, Weight};
 
 use crate::ops::check;
-use crate::{Grads, Rule, Tensor};
-
-/// Batches of at most this many rows may be summed in an order of their own.
-const DECODE: usize = 16;
+use crate::{GradSlot, Grads, Rule, SlotLock, Tensor};
 
 /// An adapter of some rows: A `[r,k]`, B `[n,r]` and s.
 #[derive(Clone, Debug)]
@@ -74,10 +71,10 @@ impl Tensor {
         let x = grouped.bring_together(self, k)?;
         let y = Tensor::empty(&[m, n], self.dtype(), device)?;
         let layer = Layer { w: w.clone(), bias: bias.cloned(), adapters: adapters.to_vec(), sizes: [m, n, k] };
-        let mut h = Vec::with_capacity(grouped.segments.len());
-        for segment in &grouped.segments {
-            h.push(layer.forward(segment, &x, &y)?);
-        }
+        let h = Tensor::empty(&[layer.kept(&grouped.segments)], self.dtype(), device)?;
+        layer.with(&grouped.segments, |op| {
+            device.backend().lora_multi_forward(op, x.read().view(), y.write().out(), h.write().out())
+        })?;
         let mut shape = self.shape().to_vec();
         *shape.last_mut().expect("rows_cols has seen a dimension") = n;
         let y = grouped.send_back(y, &shape, n)?;
@@ -94,123 +91,28 @@ struct Layer {
     sizes: [usize; 3],
 }
 
-/// The rows that are computed for a segment: itself, or it among its neighbours. A few rows of a large batch take the path
-/// that large batches take.
-struct Window {
-    first: usize,
-    count: usize,
-    /// Rows of the window before the segment.
-    skip: usize,
-}
-
 impl Layer {
-    fn window(&self, segment: &Segment) -> Window {
-        let m = self.sizes[0];
-        let count = if segment.len <= DECODE && m > DECODE { DECODE + 1 } else { segment.len };
-        let first = segment.start.min(m - count);
-        Window { first, count, skip: segment.start - first }
-    }
-
-    /// y of a segment's rows; returns `x Aᵀ` of its window's.
-    fn forward(&self, segment: &Segment, x: &Tensor, y: &Tensor) -> Result<Option<Tensor>> {
-        let [_, n, k] = self.sizes;
-        let (device, backend) = (x.device(), x.device().backend());
-        let Window { first, count, skip } = self.window(segment);
-        let h = match segment.adapter {
-            Some(i) => Some(Tensor::empty(&[count, self.adapters[i].a.shape()[0]], x.dtype(), device)?),
-            None => None,
-        };
-        let apart = if count == segment.len { None } else { Some(Tensor::empty(&[count, n], x.dtype(), device)?) };
-        {
-            let (x, mut out) = (x.read(), apart.as_ref().unwrap_or(y).write());
-            let x = x.view().narrow(first * k, count * k);
-            let at = if apart.is_some() { 0 } else { first };
-            let out = out.out().narrow(at * n, count * n);
-            match (segment.adapter, &h) {
-                (Some(i), Some(h)) => {
-                    self.with_lora(i, count, |op| backend.lora_forward(op, x, out, h.write().out()))?;
-                }
-                _ => self.with_base(count, |op| backend.linear_forward(op, x, out))?,
-            }
-        }
-        if let Some(apart) = apart {
-            let mut y = y.write();
-            let slot = y.out().narrow(segment.start * n, segment.len * n).set();
-            copy(&apart, skip * n, segment.len * n, slot)?;
-        }
-        Ok(h)
-    }
-
-    /// dx of a segment's rows, and its adapter's gradients over them.
-    fn backward(
-        &self,
-        segment: &Segment,
-        (x, h, gy): (&Tensor, &Option<Tensor>, &Tensor),
-        dx: Option<&Tensor>,
-        (da, db): (Option<Slot<'_>>, Option<Slot<'_>>),
-    ) -> Result<()> {
-        let [_, n, k] = self.sizes;
-        let backend = x.device().backend();
-        let Window { first, count, skip } = self.window(segment);
-        let (x, gy) = (x.read(), gy.read());
-        let apart = match dx {
-            Some(dx) if count != segment.len => Some(Tensor::empty(&[count, k], dx.dtype(), dx.device())?),
-            _ => None,
-        };
-        let (start, len) = (segment.start, segment.len);
-        if let (Some(i), Some(h)) = (segment.adapter, h) {
-            let r = self.adapters[i].a.shape()[0];
-            let h = h.read();
-            let direct = dx.filter(|_| apart.is_none());
-            let mut into = direct.map(Tensor::write);
-            let slot = into.as_mut().map(|w| w.out().narrow(start * k, len * k).set());
-            self.with_lora(i, len, |op| {
-                let own = (x.view().narrow(start * k, len * k), gy.view().narrow(start * n, len * n));
-                backend.lora_backward(op, own.0, h.view().narrow(skip * r, len * r), own.1, slot, da, db)
-            })?;
-            if let Some(apart) = &apart {
-                self.with_lora(i, count, |op| {
-                    let all = (x.view().narrow(first * k, count * k), gy.view().narrow(first * n, count * n));
-                    backend.lora_backward(op, all.0, h.view(), all.1, Some(apart.write().set()), None, None)
-                })?;
-            }
-        } else if let Some(dx) = dx {
-            let (mut into, at) = match &apart {
-                Some(apart) => (apart.write(), 0),
-                None => (dx.write(), first),
-            };
-            let slot = into.out().narrow(at * k, count * k).set();
-            self.with_base(count, |op| backend.linear_backward(op, gy.view().narrow(first * n, count * n), slot))?;
-        }
-        if let (Some(apart), Some(dx)) = (apart, dx) {
-            let mut dx = dx.write();
-            copy(&apart, skip * k, len * k, dx.out().narrow(start * k, len * k).set())?;
-        }
-        Ok(())
-    }
-
-    fn with_base<T>(&self, m: usize, f: impl FnOnce(&Linear<'_>) -> Result<T>) -> Result<T> {
-        let [_, n, k] = self.sizes;
+    /// Runs `f` with the operation over these segments.
+    fn with<T>(&self, segments: &[Segment], f: impl FnOnce(&LoraMulti<'_>) -> Result<T>) -> Result<T> {
+        let [m, n, k] = self.sizes;
         let (w, bias) = (self.w.read(), self.bias.as_ref().map(Tensor::read));
-        let (w, bias) = (Weight::Dense(w.view()), bias.as_ref().map(|b| b.view()));
-        f(&Linear { m, n, k, w, bias, precision: self.w.device().precision() })
+        let factors: Vec<_> = self.adapters.iter().map(|l| (l.a.shape()[0], l.scale, l.a.read(), l.b.read())).collect();
+        let none = w.view().narrow(0, 0);
+        let group = |segment: &Segment| match segment.adapter.map(|i| &factors[i]) {
+            Some((r, scale, a, b)) => LoraGroup { rows: segment.len, r: *r, scale: *scale, a: a.view(), b: b.view() },
+            None => LoraGroup { rows: segment.len, r: 0, scale: 0.0, a: none, b: none },
+        };
+        let groups: Vec<_> = segments.iter().map(group).collect();
+        let (weight, bias) = (Weight::Dense(w.view()), bias.as_ref().map(|b| b.view()));
+        let device = self.w.device();
+        let base = Linear { m, n, k, w: weight, bias, precision: device.precision() };
+        device.with_scalars(|scalars| f(&LoraMulti { base, groups: &groups, scalars }))
     }
 
-    fn with_lora<T>(&self, i: usize, m: usize, f: impl FnOnce(&Lora<'_>) -> Result<T>) -> Result<T> {
-        let RowAdapter { a, b, scale } = &self.adapters[i];
-        let (r, a, b) = (a.shape()[0], a.read(), b.read());
-        self.with_base(m, |&base| {
-            self.w.device().with_scalars(|scalars| {
-                f(&Lora { base, r, scale: *scale, a: a.view(), b: b.view(), dropout: None, scalars })
-            })
-        })
+    /// Elements of h: every row's `x Aᵀ`, of its own rank.
+    fn kept(&self, segments: &[Segment]) -> usize {
+        segments.iter().filter_map(|s| s.adapter.map(|i| s.len * self.adapters[i].a.shape()[0])).sum()
     }
-}
-
-/// Elements `start .. start + len` of a tensor.
-fn copy(from: &Tensor, start: usize, len: usize, slot: Slot<'_>) -> Result<()> {
-    let op = Block { rows: 1, cols: len, src_stride: len, dst_stride: len };
-    from.device().backend().copy(&op, from.read().view().narrow(start, len), slot)
 }
 
 /// Rows of one adapter, or of none, together.
@@ -290,8 +192,8 @@ struct Multi {
     /// By adapter, as everything here.
     x: Tensor,
     layer: Layer,
-    /// `x Aᵀ` of every segment's window.
-    h: Vec<Option<Tensor>>,
+    /// `x Aᵀ` of every segment with an adapter.
+    h: Tensor,
     grouped: Grouped,
 }
 
@@ -300,27 +202,49 @@ impl Rule for Multi {
         "lora_linear_multi"
     }
 
-    /// The low-rank linear's, group by group: `dx = gy W + s (gy B) A`, and da and db over an adapter's own rows.
+    /// The low-rank linear's, of every group: `dx = gy W + s (gy B) A`, and da and db over an adapter's own rows.
     fn backward(self: Box<Self>, gy: Tensor, grads: &mut Grads<'_>) -> Result<()> {
         let [m, n, k] = self.layer.sizes;
         let device = self.x.device();
         let gy = self.grouped.bring_together(&gy, n)?;
-        let dx = if grads.wants(0) { Some(Tensor::empty(&[m, k], gy.dtype(), device)?) } else { None };
+        let dx = match grads.so_far(0)? {
+            Some((sum, Mode::Add)) => Some((self.grouped.bring_together(&sum, k)?, Mode::Add)),
+            first => first,
+        };
         let mut seen = vec![false; self.layer.adapters.len()];
-        for (segment, h) in self.grouped.segments.iter().zip(&self.h) {
-            let given = (&self.x, h, &gy);
-            let Some(i) = segment.adapter else {
-                self.layer.backward(segment, given, dx.as_ref(), (None, None))?;
-                continue;
-            };
-            seen[i] = true;
-            let (da, db) = (grads.slot(1 + 2 * i)?, grads.slot(2 + 2 * i)?);
-            if da.wanted() || db.wanted() || dx.is_some() {
-                let (mut a, mut b) = (da.lock(), db.lock());
-                self.layer.backward(segment, given, dx.as_ref(), (a.slot(), b.slot()))?;
-            }
-            grads.put(da)?;
-            grads.put(db)?;
+        let mut slots = Vec::with_capacity(self.grouped.segments.len());
+        for segment in &self.grouped.segments {
+            slots.push(match segment.adapter {
+                Some(i) => {
+                    seen[i] = true;
+                    Some([grads.slot(1 + 2 * i)?, grads.slot(2 + 2 * i)?])
+                }
+                None => None,
+            });
+        }
+        {
+            let mut locks: Vec<_> =
+                slots.iter().map(|s| s.as_ref().map(|s| s.each_ref().map(GradSlot::lock))).collect();
+            let mut own: Vec<_> = locks
+                .iter_mut()
+                .map(|l| l.as_mut().map_or([None, None], |l| l.each_mut().map(SlotLock::slot)))
+                .collect();
+            let mut into = dx.as_ref().map(|(dx, mode)| (dx.write(), *mode));
+            let into = into.as_mut().map(|(dx, mode)| dx.slot(*mode));
+            self.layer.with(&self.grouped.segments, |op| {
+                let backend = device.backend();
+                backend.lora_multi_backward(
+                    op,
+                    self.x.read().view(),
+                    self.h.read().view(),
+                    gy.read().view(),
+                    into,
+                    &mut own,
+                )
+            })?;
+        }
+        for slot in slots.into_iter().flatten().flatten() {
+            grads.put(slot)?;
         }
         // A product over no rows: zeros, also where the first part of a gradient is this one.
         for i in (0..seen.len()).filter(|&i| !seen[i]) {
@@ -333,7 +257,7 @@ impl Rule for Multi {
                 grads.put(slot)?;
             }
         }
-        if let Some(dx) = dx {
+        if let Some((dx, _)) = dx {
             grads.give(0, self.grouped.send_back(dx, &[m, k], k)?)?;
         }
         Ok(())

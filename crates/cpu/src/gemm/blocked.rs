@@ -1,28 +1,30 @@
-//! Large products on all threads, with a low-rank branch riding along.
+//! Large products on all threads, with low-rank branches riding along.
 //!
-//! `c [m,n] = start + alpha a b`, and with a branch of rank r: `h = â inner` `[m,r]` (â: a, masked) is computed from rows of
-//! a while they are packed, then `s h outer` is summed into c by more blocks of depth: one product over k + r columns,
-//! c is written once.
+//! `c [m,n] = start + alpha a b`, and with a branch of rank r on some rows: `h = â inner` `[rows,r]` (â: a, masked) is
+//! computed from rows of a while they are packed, then `s h outer` is summed into c by more blocks of depth: one product
+//! over k + r columns, c is written once.
 //!
 //! 1. *Rows*: tasks pack groups of rows of a (each row once for all of n) and compute their rows of h from the packed
 //!    copy, which is in the cache.
 //! 2. *Columns*: tasks own strips of columns; each packs its strip of b, one block of depths after the other, into its
-//!    second-level cache and runs all packed rows past it.
+//!    second-level cache and runs all packed rows past it. Groups of rows with branches of their own share the strip: only
+//!    the few rows of it that hold their outer factor are packed for each.
 //!
 //! Both repeat over groups of depth blocks, so that packed rows take at most an eighth of the last-level cache (64 MiB of a
 //! would otherwise be a temporary of its size). A sum is never split between tasks and blocks are taken in order: bits
 //! depend on k and r alone.
 
-use lowrank_backend::Mode;
+use std::ops::Range;
 
 use super::compute::Compute;
+use super::depths::{Block, Depths};
 use super::kernel::{DEPTH, Kernel, STRIDE};
 use super::operand::Operand;
 use super::pack;
+use super::side::{GROUP, Side};
 use super::tile::{PackedColumns, PackedRows, Start, multiply_packed};
 use crate::dropout::Mask;
 use crate::parallel::{Shared, Tile, tasks, with_scratch};
-use crate::path::Path;
 use crate::simd;
 
 /// The low-rank branch of a product.
@@ -30,15 +32,34 @@ pub(crate) struct Branch<'a> {
     pub r: usize,
     /// `[k,r]`
     pub inner: Operand<'a>,
-    /// Dropout on the branch's input, counted over rows of k elements.
+    /// Dropout on the branch's input, counted over its rows of k elements.
     pub mask: Option<Mask>,
     pub scale: f32,
     /// Whether h itself is multiplied by the scale, not only what goes into c.
     pub keep_scaled: bool,
-    /// `[m,r]`, to write.
-    pub h: &'a mut [f32],
-    /// `[r,n]`; `None` leaves c without the branch.
-    pub outer: Option<Operand<'a>>,
+    /// `[rows,r]`, to write.
+    pub h: Shared<'a, f32>,
+    /// `[r,n]`
+    pub outer: Operand<'a>,
+}
+
+/// Rows of c with a branch, or without.
+pub(crate) struct Group<'a> {
+    start: usize,
+    rows: usize,
+    branch: Option<Branch<'a>>,
+    /// Where the packed inner factor lies.
+    packed: usize,
+}
+
+impl<'a> Group<'a> {
+    pub(crate) fn new(start: usize, rows: usize, branch: Option<Branch<'a>>) -> Self {
+        Group { start, rows, branch, packed: 0 }
+    }
+
+    fn depths(&self, k: usize, compute: Compute) -> Depths {
+        Depths { k, r: self.branch.as_ref().map_or(0, |branch| branch.r), most: compute.most() }
+    }
 }
 
 /// A product and where it goes.
@@ -61,274 +82,227 @@ pub(crate) type Epilogue<'a> = Option<&'a (dyn Fn(usize, usize, &mut Tile<'_>) +
 const MAX_ROWS: usize = 4096;
 /// Values of packed rows in one phase: 8 MiB, at which the last level of any cache of 32 MiB keeps them beside the rest.
 const PACKED: usize = 2 << 20;
-/// Rows of a task of the first phase.
-const GROUP: usize = 28;
-
-/// Blocks of depth, in the order in which they are summed: those of a, then the branch's, whose first part shares the last
-/// block of a where it fits (a block of its own would read and write all of c again).
-#[derive(Clone, Copy)]
-struct Depths {
-    k: usize,
-    r: usize,
-}
-
-/// One block: `depth` columns of a from `p` on, then `rank` columns of h from `q` on.
-#[derive(Clone, Copy)]
-struct Block {
-    p: usize,
-    depth: usize,
-    q: usize,
-    rank: usize,
-}
-
-impl Block {
-    fn total(&self) -> usize {
-        self.depth + self.rank
-    }
-}
-
-impl Depths {
-    fn main(&self) -> usize {
-        self.k.div_ceil(DEPTH)
-    }
-
-    /// Columns of h in the last block of a.
-    fn shared(&self) -> usize {
-        let last = self.k - DEPTH * self.main().saturating_sub(1);
-        if self.k > 0 && last + self.r <= STRIDE { self.r } else { 0 }
-    }
-
-    fn count(&self) -> usize {
-        self.main() + (self.r - self.shared()).div_ceil(DEPTH)
-    }
-
-    fn block(&self, i: usize) -> Block {
-        if let Some(i) = i.checked_sub(self.main()) {
-            let q = self.shared() + i * DEPTH;
-            return Block { p: self.k, depth: 0, q, rank: DEPTH.min(self.r - q) };
-        }
-        let rank = if i + 1 == self.main() { self.shared() } else { 0 };
-        Block { p: i * DEPTH, depth: DEPTH.min(self.k - i * DEPTH), q: 0, rank }
-    }
-}
 
 impl<'a> Blocked<'a, '_> {
-    /// Computes the product, with its branch if there is one.
+    /// Computes the product; with a branch for all rows if there is one.
     pub(crate) fn run(self, branch: Option<Branch<'a>>, epilogue: Epilogue<'_>) {
-        let Blocked { compute, m, n, k, .. } = self;
+        let group = Group::new(0, self.m, branch);
+        self.run_groups(&mut [group], epilogue);
+    }
+
+    /// The same with groups of rows that follow one another and are m together.
+    pub(crate) fn run_groups(self, groups: &mut [Group<'a>], epilogue: Epilogue<'_>) {
+        let Blocked { compute, m, n, k, a, b, alpha, start, c } = self;
         if m == 0 {
             return;
         }
         let kernel = compute.path.kernel();
-        let outer = branch.as_ref().and_then(|branch| branch.outer);
-        let side = branch.as_ref().map(|branch| Side::of(kernel, branch, k));
-        let rank = if outer.is_some() { side.as_ref().map_or(0, |side| side.r) } else { 0 };
-        let depths = Depths { k, r: rank };
-        let packed_side = side.as_ref().map_or(0, Side::packed);
-        with_scratch(packed_side, |inner| {
-            if let (Some(side), Some(branch)) = (&side, &branch) {
-                side.pack(&branch.inner, inner);
-            }
-            let inner = &*inner;
-            let mut branch = branch;
-            let h = branch.as_mut().map(|branch| Shared::new(&mut *branch.h));
-            let c = Shared::new(self.c);
+        let side = |branch: &Branch<'_>| Side { kernel, r: branch.r, k, mask: branch.mask };
+        let mut sides = 0;
+        for group in &mut *groups {
+            group.packed = sides;
+            sides += group.branch.as_ref().map_or(0, |branch| side(branch).packed());
+        }
+        let groups = &*groups;
+        with_scratch(sides, |inner| {
+            let out = Shared::new(inner);
+            let blocks = k.div_ceil(DEPTH);
+            tasks(if sides > 0 { groups.len() * blocks } else { 0 }, sides / 4, |task| {
+                let group = &groups[task / blocks];
+                if let Some(branch) = &group.branch {
+                    side(branch).pack(task % blocks, &branch.inner, &out, group.packed);
+                }
+            });
+            let (inner, c) = (&*inner, &Shared::new(c));
+            let count = groups.iter().map(|group| group.depths(k, compute).count()).max().unwrap_or(0);
             for i0 in (0..m).step_by(MAX_ROWS) {
-                let rows = MAX_ROWS.min(m - i0);
-                let work = Work { compute, m: rows, n, i0, depths, a: self.a, b: self.b, outer, alpha: self.alpha };
-                work.run(self.start, side.as_ref().map(|side| (side, inner)), h.as_ref(), &c, epilogue);
+                let m = MAX_ROWS.min(m - i0);
+                let work = Work { compute, m, n, k, i0, a, b, alpha, start, groups, inner, c, count };
+                work.run(epilogue);
             }
-        });
-    }
-}
-
-/// The side product `h = â inner`.
-#[derive(Clone, Copy)]
-struct Side {
-    kernel: &'static Kernel,
-    r: usize,
-    k: usize,
-    mask: Option<Mask>,
-    scale: f32,
-    keep_scaled: bool,
-}
-
-impl Side {
-    fn of(kernel: &'static Kernel, branch: &Branch<'_>, k: usize) -> Self {
-        let &Branch { r, mask, scale, keep_scaled, .. } = branch;
-        Side { kernel, r, k, mask, scale, keep_scaled }
-    }
-
-    fn width(&self) -> usize {
-        self.r.next_multiple_of(self.kernel.cols)
-    }
-
-    fn packed(&self) -> usize {
-        self.k * self.width()
-    }
-
-    fn pack(&self, inner: &Operand<'_>, out: &mut [f32]) {
-        let (out, width) = (Shared::new(out), self.width());
-        tasks(self.k.div_ceil(DEPTH), self.k * self.r, |q| {
-            let (p, depth) = (q * DEPTH, DEPTH.min(self.k - q * DEPTH));
-            // SAFETY: one block per task.
-            let out = unsafe { out.part(p * width, depth * width) };
-            pack::columns(self.kernel, inner, [p, 0], [depth, self.r], out, depth * self.kernel.cols);
-        });
-    }
-
-    /// Adds block `p .. p + depth` to the rows of h that belong to packed rows from `i0` on.
-    fn add(&self, inner: &[f32], [i0, p, depth]: [usize; 3], packed: &[f32], h: &mut Tile<'_>) {
-        let columns = PackedColumns { data: &inner[p * self.width()..][..depth * self.width()], depth };
-        let start = if p == 0 { Start::Zero } else { Start::Old };
-        let Some(mask) = self.mask else {
-            return multiply_packed(self.kernel, PackedRows(packed), columns, start, h);
-        };
-        with_scratch(h.rows() * STRIDE, |masked| {
-            for (i, (out, row)) in masked.chunks_exact_mut(STRIDE).zip(packed.chunks(STRIDE)).enumerate() {
-                out[..depth].copy_from_slice(&row[..depth]);
-                mask.apply(((i0 + i) * self.k + p) as u64, &mut out[..depth]);
-            }
-            multiply_packed(self.kernel, PackedRows(masked), columns, start, h);
         });
     }
 }
 
 /// One block of rows of a product.
-struct Work<'a> {
+struct Work<'w, 'a> {
     compute: Compute,
     m: usize,
     n: usize,
+    k: usize,
     i0: usize,
-    depths: Depths,
     a: Operand<'a>,
     b: Operand<'a>,
-    outer: Option<Operand<'a>>,
     alpha: f32,
+    start: Start<'a>,
+    groups: &'w [Group<'a>],
+    /// The packed inner factors.
+    inner: &'w [f32],
+    c: &'w Shared<'w, f32>,
+    /// Blocks of depth of the group that has most.
+    count: usize,
 }
 
-impl Work<'_> {
-    fn run(
-        &self,
-        start: Start<'_>,
-        side: Option<(&Side, &[f32])>,
-        h: Option<&Shared<'_, f32>>,
-        c: &Shared<'_, f32>,
-        epilogue: Epilogue<'_>,
-    ) {
-        let count = self.depths.count();
+impl<'w, 'a> Work<'w, 'a> {
+    fn run(&self, epilogue: Epilogue<'_>) {
         let group = (PACKED / (self.m * STRIDE)).max(1);
-        if count == 0 {
-            return self.columns(0..0, &[], start, c, epilogue);
+        if self.count == 0 {
+            return self.columns(0..0, &[], epilogue);
         }
-        for first in (0..count).step_by(group) {
-            let blocks = first..count.min(first + group);
+        for first in (0..self.count).step_by(group) {
+            let blocks = first..self.count.min(first + group);
             with_scratch(blocks.len() * self.m * STRIDE, |packed| {
-                self.rows(blocks.clone(), side, h, packed);
-                self.columns(blocks.clone(), packed, start, c, epilogue);
+                self.rows(blocks.clone(), packed);
+                self.columns(blocks.clone(), packed, epilogue);
             });
         }
     }
 
+    /// The groups of rows `i .. i + rows`, each with its part of them.
+    fn groups(&self, i: usize, rows: usize) -> impl Iterator<Item = (&'w Group<'a>, Range<usize>)> {
+        let (start, end) = (self.i0 + i, self.i0 + i + rows);
+        let first = self.groups.partition_point(|group| group.start + group.rows <= start);
+        let groups = self.groups[first..].iter().take_while(move |group| group.start < end);
+        let i0 = self.i0;
+        groups.map(move |group| (group, group.start.max(start) - i0..(group.start + group.rows).min(end) - i0))
+    }
+
     /// First phase.
-    fn rows(
-        &self,
-        blocks: std::ops::Range<usize>,
-        side: Option<(&Side, &[f32])>,
-        h: Option<&Shared<'_, f32>>,
-        packed: &mut [f32],
-    ) {
-        let (m, depths) = (self.m, self.depths);
+    fn rows(&self, blocks: Range<usize>, packed: &mut [f32]) {
+        let &Work { compute, m, k, i0, .. } = self;
         let packed = Shared::new(packed);
         tasks(m.div_ceil(GROUP), blocks.len() * DEPTH * m, |task| {
             let (i, rows) = (task * GROUP, GROUP.min(m - task * GROUP));
             for b in blocks.clone() {
-                let Block { p, depth, q, rank } = depths.block(b);
                 // SAFETY: one group of rows per task.
                 let out = unsafe { packed.part(((b - blocks.start) * m + i) * STRIDE, rows * STRIDE) };
+                let Block { p, depth, .. } = Depths { k, r: 0, most: compute.most() }.block_or_none(b);
                 if depth > 0 {
-                    pack::rows(self.compute.path.kernel(), &self.a, [self.i0 + i, p], [rows, depth], self.alpha, out);
+                    pack::rows(compute.path.kernel(), &self.a, [i0 + i, p], [rows, depth], self.alpha, out);
                 }
-                let (Some((side, inner)), Some(h)) = (side, h) else {
-                    self.compute.rows(out, depth);
-                    continue;
-                };
-                let r = side.r;
-                if depth > 0 {
-                    // SAFETY: this task's rows of h.
-                    let mut tile = unsafe { h.tile((self.i0 + i) * r, rows, r, r) };
-                    side.add(inner, [self.i0 + i, p, depth], out, &mut tile);
-                    if side.keep_scaled && p + depth == depths.k {
-                        (0..rows).for_each(|i| simd::scale(side.scale, tile.row(i)));
+                for (group, part) in self.groups(i, rows) {
+                    let out = &mut out[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
+                    let block = group.depths(k, compute).block_or_none(b);
+                    if let Some(branch) = &group.branch {
+                        self.branch_rows(group, branch, block, part.start, out);
                     }
+                    compute.rows(out, block.total());
                 }
-                for (row, out) in out.chunks_exact_mut(STRIDE).enumerate().take(if rank > 0 { rows } else { 0 }) {
-                    // SAFETY: this task's rows of h.
-                    let h = unsafe { h.part((self.i0 + i + row) * r + q, rank) };
-                    let out = &mut out[depth..depth + rank];
-                    out.copy_from_slice(h);
-                    if !side.keep_scaled {
-                        simd::scale(side.scale, out);
-                    }
-                }
-                self.compute.rows(out, depth + rank);
             }
         });
     }
 
+    /// What packed rows give to their branch's h, and, after the last, h as more packed columns.
+    fn branch_rows(&self, group: &Group<'_>, branch: &Branch<'_>, block: Block, i: usize, out: &mut [f32]) {
+        let &Branch { r, mask, scale, keep_scaled, .. } = branch;
+        let (rows, own) = (out.len() / STRIDE, self.i0 + i - group.start);
+        let Block { p, depth, q, rank } = block;
+        if depth > 0 {
+            let side = Side { kernel: self.compute.path.kernel(), r, k: self.k, mask };
+            // SAFETY: this task's rows of h.
+            let mut tile = unsafe { branch.h.tile(own * r, rows, r, r) };
+            side.add(&self.inner[group.packed..][..side.packed()], [own, p, depth], out, &mut tile);
+            if keep_scaled && p + depth == self.k {
+                (0..rows).for_each(|i| simd::scale(scale, tile.row(i)));
+            }
+        }
+        for (row, out) in out.chunks_exact_mut(STRIDE).enumerate().take(if rank > 0 { rows } else { 0 }) {
+            // SAFETY: this task's rows of h.
+            let h = unsafe { branch.h.part((own + row) * r + q, rank) };
+            let out = &mut out[depth..depth + rank];
+            out.copy_from_slice(h);
+            if !keep_scaled {
+                simd::scale(scale, out);
+            }
+        }
+    }
+
     /// Second phase.
-    fn columns(
-        &self,
-        blocks: std::ops::Range<usize>,
-        packed: &[f32],
-        start: Start<'_>,
-        c: &Shared<'_, f32>,
-        epilogue: Epilogue<'_>,
-    ) {
-        let &Work { compute, m, n, i0, depths, .. } = self;
+    fn columns(&self, blocks: Range<usize>, packed: &[f32], epilogue: Epilogue<'_>) {
+        let &Work { compute, m, n, i0, .. } = self;
         let kernel = compute.kernel();
         let cut = Cut::new(kernel, m, n);
         let flops = (2 * m * n).saturating_mul(blocks.len() * DEPTH);
         tasks(cut.tasks(), flops / 8, |task| {
             let (i, rows, j, cols) = cut.part(task, m, n);
             // SAFETY: the parts do not overlap.
-            let mut tile = unsafe { c.tile((i0 + i) * n + j, rows, cols, n) };
-            let columns = cols.next_multiple_of(kernel.cols) * STRIDE;
-            with_scratch(columns, |columns| {
+            let mut tile = unsafe { self.c.tile((i0 + i) * n + j, rows, cols, n) };
+            with_scratch(cols.next_multiple_of(kernel.cols) * STRIDE, |columns| {
                 for b in blocks.clone() {
-                    let block = depths.block(b);
-                    let distance = block.total() * kernel.cols;
-                    pack::columns(kernel, &self.b, [block.p, j], [block.depth, cols], columns, distance);
-                    if let Some(outer) = &self.outer {
-                        let rest = &mut columns[block.depth * kernel.cols..];
-                        pack::columns(kernel, outer, [block.q, j], [block.rank, cols], rest, distance);
-                    }
-                    compute.columns(&mut columns[..cols.div_ceil(kernel.cols) * distance], block.total(), kernel.cols);
-                    let start = match start {
-                        _ if b > 0 => Start::Old,
-                        Start::Row(row) => Start::Row(&row[j..j + cols]),
-                        start => start,
-                    };
                     let packed = &packed[((b - blocks.start) * m + i) * STRIDE..][..rows * STRIDE];
-                    let columns = PackedColumns { data: columns, depth: block.total() };
-                    multiply_packed(kernel, PackedRows(packed), columns, start, &mut tile);
+                    self.strip(b, [i, j], packed, columns, &mut tile);
                 }
             });
-            if depths.count() == 0 {
-                for i in 0..rows {
-                    match start {
-                        Start::Zero => tile.row(i).fill(0.0),
+            if self.k == 0 && blocks.end == self.count {
+                let empty = |group: &Group<'_>| group.depths(0, compute).count() == 0;
+                for row in self.groups(i, rows).filter(|(group, _)| empty(group)).flat_map(|(_, part)| part) {
+                    match self.start {
+                        Start::Zero => tile.row(row - i).fill(0.0),
                         Start::Old => {}
-                        Start::Row(row) => tile.row(i).copy_from_slice(&row[j..j + cols]),
+                        Start::Row(start) => tile.row(row - i).copy_from_slice(&start[j..j + cols]),
                     }
                 }
             }
-            if let Some(epilogue) = epilogue.filter(|_| blocks.end == depths.count()) {
+            if let Some(epilogue) = epilogue.filter(|_| blocks.end == self.count) {
                 for at in (0..rows).step_by(GROUP) {
                     epilogue(i0 + i + at, j, &mut tile.part(at, 0, GROUP.min(rows - at), cols));
                 }
             }
         });
+    }
+
+    /// One block of depths of a strip of columns, for all its rows.
+    fn strip(&self, b: usize, [i, j]: [usize; 2], packed: &[f32], columns: &mut [f32], tile: &mut Tile<'_>) {
+        let &Work { compute, k, .. } = self;
+        let (kernel, rows, cols) = (compute.kernel(), tile.rows(), tile.cols());
+        let start = match self.start {
+            _ if b > 0 => Start::Old,
+            Start::Row(row) => Start::Row(&row[j..j + cols]),
+            start => start,
+        };
+        let panels = cols.div_ceil(kernel.cols);
+        let base = Depths { k, r: 0, most: compute.most() }.block_or_none(b);
+        // Where several groups bring factors of their own, panels have room for the widest below the part that they share.
+        // Only what is f32 stays in place when its neighbour changes: bf16 pairs may hold a row of each.
+        let shared = compute == compute.path.into();
+        let widest =
+            self.groups(i, rows).map(|(group, _)| group.depths(k, compute).block_or_none(b).rank).max().unwrap_or(0);
+        if base.depth > 0 && (shared || widest == 0) {
+            let distance = if widest == 0 { compute.padded(base.depth) } else { base.depth + widest } * kernel.cols;
+            let done = compute.pack(&self.b, [base.p, j], [base.depth, cols], columns, distance);
+            compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols, done);
+        }
+        if widest == 0 {
+            if base.depth > 0 {
+                let depth = compute.padded(base.depth);
+                let columns = PackedColumns { data: columns, depth, distance: depth * kernel.cols };
+                multiply_packed(kernel, PackedRows(packed), columns, start, tile);
+            }
+            return;
+        }
+        for (group, part) in self.groups(i, rows) {
+            let block = group.depths(k, compute).block_or_none(b);
+            if block.total() == 0 {
+                continue;
+            }
+            let depth = compute.padded(block.total());
+            let distance = if shared { block.depth + widest } else { depth } * kernel.cols;
+            let done = match shared {
+                true => 0,
+                false => compute.pack(&self.b, [block.p, j], [block.depth, cols], columns, distance),
+            };
+            if let Some(branch) = &group.branch {
+                let rest = &mut columns[block.depth * kernel.cols..];
+                pack::columns(kernel, &branch.outer, [block.q, j], [block.rank, cols], rest, distance);
+            }
+            if !shared {
+                compute.columns(&mut columns[..panels * distance], block.total(), kernel.cols, done);
+            }
+            let packed = &packed[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
+            let columns = PackedColumns { data: columns, depth, distance };
+            let mut tile = tile.part(part.start - i, 0, part.len(), cols);
+            multiply_packed(kernel, PackedRows(packed), columns, start, &mut tile);
+        }
     }
 }
 
@@ -362,37 +336,4 @@ impl Cut {
         let (i, j) = (task % self.parts * self.rows, task / self.parts * self.cols);
         (i, self.rows.min(m - i), j, self.cols.min(n - j))
     }
-}
-
-/// `c [m,r] (+)= alpha a b` for few columns: every task packs its rows and multiplies them at once, b is packed once.
-pub(crate) fn few_columns(
-    path: Path,
-    [m, r, k]: [usize; 3],
-    a: Operand<'_>,
-    b: Operand<'_>,
-    alpha: f32,
-    mode: Mode,
-    c: &mut [f32],
-) {
-    let kernel = path.kernel();
-    let side = Side { kernel, r, k, mask: None, scale: 1.0, keep_scaled: false };
-    with_scratch(side.packed(), |packed| {
-        side.pack(&b, packed);
-        let packed = &*packed;
-        let c = Shared::new(c);
-        tasks(m.div_ceil(GROUP), m.saturating_mul(k * r) / 4, |task| {
-            let (i, rows) = (task * GROUP, GROUP.min(m - task * GROUP));
-            // SAFETY: one group of rows per task.
-            let mut tile = unsafe { c.tile(i * r, rows, r, r) };
-            with_scratch(rows * STRIDE, |out| {
-                for p in (0..k).step_by(DEPTH) {
-                    let depth = DEPTH.min(k - p);
-                    pack::rows(kernel, &a, [i, p], [rows, depth], alpha, out);
-                    let columns = PackedColumns { data: &packed[p * side.width()..][..depth * side.width()], depth };
-                    let start = if p == 0 && mode == Mode::Set { Start::Zero } else { Start::Old };
-                    multiply_packed(kernel, PackedRows(out), columns, start, &mut tile);
-                }
-            });
-        });
-    });
 }

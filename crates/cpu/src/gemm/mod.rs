@@ -2,11 +2,12 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `kernel` | what a microkernel is; `avx512`, `avx512bf16`, `avx2`, `neon`, `portable`: one per instruction set |
-//! | `compute` | which kernels, by path and precision |
-//! | `operand`, `pack` | where operands lie, and how they get into the kernel's order |
+//! | `kernel` | what a microkernel is; `avx512`, `avx512bf16`, `amx`, `avx2`, `neon`, `portable`: one per instruction set |
+//! | `compute` | which kernels, by path and precision; `split`: f32 as a sum of two bf16 |
+//! | `operand`, `pack`, `pairs` | where operands lie, and how they get into the kernel's order |
 //! | `tile` | products inside one task (attention, batches) |
-//! | `blocked` | large products on all threads, with a low-rank branch riding along |
+//! | `blocked`, `depths` | large products on all threads, with low-rank branches riding along |
+//! | `side` | products with few columns: a branch's h, from rows that are packed anyway |
 //! | `few_rows`, `decode` | uᵀx with few rows, and at most 16 rows against Wᵀ: no packing |
 //!
 //! A sum over k is never split between tasks and is taken in blocks of 512, so a row's bits depend on k alone, not on m, its
@@ -19,6 +20,8 @@
 //! panels of columns copied by `memcpy` in pieces of 128 bytes took 11 % of a training step.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -27,16 +30,21 @@ mod avx512bf16;
 mod blocked;
 mod compute;
 mod decode;
+mod depths;
 mod few_rows;
 mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod operand;
-mod pack;
+pub(crate) mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod portable;
+mod side;
+mod split;
 mod tile;
 
-pub(crate) use blocked::{Blocked, Branch};
+pub(crate) use blocked::{Blocked, Branch, Group};
 pub(crate) use compute::Compute;
 pub(crate) use operand::Operand;
 pub(crate) use tile::{Product, Start, decodes};
@@ -129,7 +137,7 @@ pub(crate) fn multiply(
         };
     }
     if n <= FEW_COLUMNS && k > 0 {
-        return blocked::few_columns(path, [m, n, k], a, b, alpha, mode, c);
+        return side::few_columns(path, [m, n, k], a, b, alpha, mode, c);
     }
     let start = if mode == Mode::Add { Start::Old } else { Start::Zero };
     Blocked { compute, m, n, k, a, b, alpha, start, c }.run(None, None);

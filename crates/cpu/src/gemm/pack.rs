@@ -30,6 +30,12 @@ pub(crate) fn rows(
     }
 }
 
+#[cfg(test)]
+thread_local! {
+    /// Values of right operands that this thread has packed.
+    pub(crate) static PACKED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
+
 /// Depths `p0 .. p0 + depth` of b, columns `j0 .. j0 + cols`, to panels of `kernel.cols` columns, `distance` values apart.
 pub(crate) fn columns(
     kernel: &Kernel,
@@ -42,6 +48,8 @@ pub(crate) fn columns(
     if depth == 0 {
         return;
     }
+    #[cfg(test)]
+    PACKED.set(PACKED.get() + depth * cols);
     let width = kernel.cols;
     if b.trans {
         for (panel, out) in out.chunks_mut(distance).take(cols.div_ceil(width)).enumerate() {

@@ -24,11 +24,12 @@ pub(crate) enum Start<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct PackedRows<'a>(pub &'a [f32]);
 
-/// Packed columns of one block of depths: panels of `kernel.cols` columns, `depth` × `kernel.cols` values apart.
+/// Packed columns of one block of depths: panels of `kernel.cols` columns, `distance` values apart.
 #[derive(Clone, Copy)]
 pub(crate) struct PackedColumns<'a> {
     pub data: &'a [f32],
     pub depth: usize,
+    pub distance: usize,
 }
 
 /// `c = start + a b`. Rows are shared out evenly, so that no tile is left with few of them.
@@ -44,7 +45,8 @@ pub(crate) fn multiply_packed(
         return;
     }
     let panels = n.div_ceil(kernel.cols);
-    assert!(a.0.len() >= (m - 1) * STRIDE + depth && b.data.len() >= panels * depth * kernel.cols);
+    assert!(a.0.len() >= (m - 1) * STRIDE + depth && b.distance >= depth * kernel.cols);
+    assert!(b.data.len() >= (panels - 1) * b.distance + depth * kernel.cols);
     let (c_start, c_stride) = (c.as_mut_ptr(), c.stride());
     let (base, base_stride) = match start {
         Start::Zero => (std::ptr::null(), 0),
@@ -58,12 +60,16 @@ pub(crate) fn multiply_packed(
     let mut i = 0;
     while i < m {
         let count = (m - i).div_ceil(rows);
+        if let Some(state) = kernel.state {
+            // SAFETY: the path has the instructions.
+            unsafe { (state.enter)(count) };
+        }
         for panel in 0..panels {
             let j = panel * kernel.cols;
             let job = Job {
                 k: depth.div_ceil(kernel.grain),
                 a: a.0[i * STRIDE..].as_ptr(),
-                b: b.data[panel * depth * kernel.cols..].as_ptr(),
+                b: b.data[panel * b.distance..].as_ptr(),
                 b_stride: kernel.cols,
                 c: c_start.wrapping_add(i * c_stride + j),
                 c_stride,
@@ -76,6 +82,10 @@ pub(crate) fn multiply_packed(
         }
         i += count;
         rows -= 1;
+    }
+    if let Some(state) = kernel.state {
+        // SAFETY: as above.
+        unsafe { (state.leave)() };
     }
 }
 
@@ -132,7 +142,7 @@ impl<'a> Product<'a> {
                         for i in (0..m).step_by(ROWS) {
                             let height = ROWS.min(m - i);
                             pack::rows(kernel, &self.a, [i0 + i, p], [height, depth], alpha, rows);
-                            let packed = PackedColumns { data: columns, depth };
+                            let packed = PackedColumns { data: columns, depth, distance: depth * kernel.cols };
                             let mut part = c.part(i, j, height, count);
                             multiply_packed(kernel, PackedRows(rows), packed, start, &mut part);
                         }

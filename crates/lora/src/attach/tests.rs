@@ -168,3 +168,136 @@ fn what_does_not_fit_is_refused_whole() {
     let e = attach(&mut host, &good).unwrap_err().to_string();
     assert_eq!(e, "attach: an adapter is merged into the weights; unmerge it first");
 }
+
+fn random_starts(host: &Tiny, configs: Vec<LoraConfig>) -> Vec<Adapter> {
+    let make = |(i, config)| Adapter::create(host, "x", config, i as u64).unwrap();
+    let adapters: Vec<Adapter> = configs.into_iter().enumerate().map(make).collect();
+    for (_, t) in adapters.iter().flat_map(Adapter::parameters) {
+        let moved: Vec<f32> = t.to_vec::<f32>().unwrap().iter().map(|x| x + 0.125).collect();
+        t.set(&moved).unwrap();
+    }
+    adapters
+}
+
+/// Two results of every sequence and, of every adapter, the gradients of their sum, first all in one batch, then for each
+/// entry of `rows` alone. Sequences have two tokens.
+type Outcome = (Vec<f64>, Vec<f64>, Vec<Vec<f64>>);
+
+fn in_one_batch_and_alone(mut host: Tiny, adapters: &[Adapter], rows: &[Option<usize>]) -> (Outcome, Vec<Outcome>) {
+    let device = host.device().clone();
+    let run = |host: &Tiny, start: usize, len: usize, adapters: &[&Adapter]| {
+        let ids: Vec<u32> = (2 * start..2 * (start + len)).map(|i| i as u32 * 7 % 11).collect();
+        let x = host.embed.forward(&Tensor::from_slice(&ids, &[len, 2], &device).unwrap()).unwrap();
+        let x = host.q(0).forward(&x).unwrap().add(&x).unwrap();
+        let v = host.v(0).forward(&x).unwrap();
+        let y = host.norm.forward(&host.q(1).forward(&x).unwrap()).unwrap().square().unwrap();
+        let sum = y.sum().unwrap().add(&v.sum().unwrap()).unwrap();
+        if !adapters.is_empty() {
+            sum.backward().unwrap();
+        }
+        let tensors = adapters.iter().flat_map(|a| a.parameters());
+        let grads = tensors.map(|(_, t)| t.grad().map_or(vec![0.0; t.len()], |g| g.to_f64().unwrap())).collect();
+        adapters.iter().flat_map(|a| a.parameters()).for_each(|(_, t)| t.zero_grad());
+        (y.to_f64().unwrap(), v.to_f64().unwrap(), grads)
+    };
+    let all: Vec<&Adapter> = adapters.iter().collect();
+    attach_rows(&mut host, &all, rows).unwrap();
+    let together = run(&host, 0, rows.len(), &all);
+    let mut alone = Vec::new();
+    for part in rows.chunk_by(|a, b| a == b) {
+        match part[0] {
+            Some(i) => attach(&mut host, &adapters[i]).unwrap(),
+            None => detach(&mut host),
+        }
+        let start = alone.iter().map(|(y, _, _): &Outcome| y.len() / (2 * DIM)).sum();
+        alone.push(run(&host, start, part.len(), part[0].map(|i| &adapters[i]).as_slice()));
+    }
+    (together, alone)
+}
+
+fn q_proj(r: usize) -> LoraConfig {
+    LoraConfig { targets: "q_proj".parse().unwrap(), init: Init::BothRandom, r, ..LoraConfig::default() }
+}
+
+/// Different ranks, targets and inits, some rows without an adapter, one adapter without a row.
+#[test]
+fn plain_adapters_in_one_batch_have_the_bits_of_each_alone() {
+    let host = Tiny::new(DType::F32);
+    let adapters = random_starts(
+        &host,
+        vec![
+            q_proj(2),
+            LoraConfig { alpha: 3.0, targets: "q_proj,v_proj".parse().unwrap(), ..q_proj(3) },
+            LoraConfig { init: Init::Pissa { niter: None }, ..q_proj(1) },
+            q_proj(1),
+        ],
+    );
+    let rows = [Some(2), None, None, Some(0), Some(0), Some(0), Some(1), Some(1)];
+    let ((y, v, grads), alone) = in_one_batch_and_alone(host, &adapters, &rows);
+    let (mut wy, mut wv, mut want) = (Vec::new(), Vec::new(), vec![Vec::new(); 4]);
+    for (part, own) in rows.chunk_by(|a, b| a == b).zip(alone) {
+        wy.extend(own.0);
+        wv.extend(own.1);
+        if let Some(i) = part[0] {
+            want[i] = own.2;
+        }
+    }
+    want[3] = adapters[3].parameters().iter().map(|(_, t)| vec![0.0; t.len()]).collect();
+    assert_eq!(y, wy);
+    assert_eq!(v, wv);
+    assert_eq!(grads, want.concat());
+}
+
+/// DoRA, biases, embeddings, norms and bottlenecks beside plain pairs, in mixed order: equal up to rounding, as the
+/// gradients of their inputs are added to each other in another order.
+#[test]
+fn every_row_has_the_adapter_it_names() {
+    let host = Tiny::new(DType::F32);
+    let adapters = random_starts(
+        &host,
+        vec![
+            q_proj(2),
+            LoraConfig { targets: "q_proj,embed_tokens".parse().unwrap(), ..q_proj(3) },
+            LoraConfig { use_dora: true, bias: Bias::All, ..q_proj(2) },
+            LoraConfig { modules_to_save: vec!["model.norm".into()], ..q_proj(1) },
+        ],
+    );
+    let rows = [Some(3), Some(0), None, Some(2), Some(2), Some(1), Some(0), Some(1)];
+    let ((y, v, grads), alone) = in_one_batch_and_alone(host, &adapters, &rows);
+    let (mut wy, mut wv) = (Vec::new(), Vec::new());
+    let mut want: Vec<Vec<Vec<f64>>> =
+        adapters.iter().map(|a| a.parameters().iter().map(|(_, t)| vec![0.0; t.len()]).collect()).collect();
+    for (part, own) in rows.chunk_by(|a, b| a == b).zip(alone) {
+        wy.extend(own.0);
+        wv.extend(own.1);
+        if let Some(i) = part[0] {
+            want[i].iter_mut().flatten().zip(own.2.iter().flatten()).for_each(|(sum, g)| *sum += g);
+        }
+    }
+    let close = |what: &str, got: Vec<f64>, want: Vec<f64>| {
+        assert_eq!(got.len(), want.len(), "{what}");
+        let size = want.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+        for (g, w) in got.iter().zip(&want) {
+            assert!((g - w).abs() <= 1e-6 * size, "{what}: {g} {w} of {size}");
+        }
+    };
+    close("y", y, wy);
+    close("v", v, wv);
+    for (i, (g, w)) in grads.into_iter().zip(want.concat()).enumerate() {
+        close(&format!("gradient {i}"), g, w);
+    }
+}
+
+#[test]
+fn batches_and_merges_that_do_not_fit_rows_of_their_own_are_refused() {
+    let mut host = Tiny::new(DType::F32);
+    let one = random_starts(&host, vec![q_proj(1)]);
+    let error = |r: Result<()>| r.unwrap_err().to_string();
+    assert!(error(attach_rows(&mut host, &[&one[0]], &[Some(1)])).contains("adapter 1 of 1"));
+    assert!(error(attach_rows(&mut host, &[&one[0]], &[])).contains("no sequence"));
+    attach_rows(&mut host, &[&one[0]], &[Some(0), None, None]).unwrap();
+    assert!(error(merge(&mut host).map(drop)).contains("adapters of their own"));
+    assert!(error(host.q(0).forward(&input(&host)).map(drop)).contains("3 sequences"));
+    detach(&mut host);
+    assert!(host.q(0).forward(&input(&host)).is_ok());
+}

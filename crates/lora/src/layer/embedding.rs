@@ -20,9 +20,17 @@ impl Embedding {
 
     /// ids u32 `[…]` → `[…, dim]`: `W[ids]`, and `s (Aᵀ)[ids] Bᵀ` if an adapter is active here.
     pub fn forward(&self, ids: &Tensor) -> Result<Tensor> {
-        Ok(match self.lora() {
-            None => self.weight().embedding(ids)?,
-            Some(l) => self.weight().lora_embedding(ids, &l.a, &l.b, l.scale)?,
+        match &self.slot.by_row {
+            None => self.through(&self.slot, ids),
+            Some(rows) => rows.apart(ids, |slot, ids| self.through(slot, ids)),
+        }
+    }
+
+    fn through(&self, slot: &Slot, ids: &Tensor) -> Result<Tensor> {
+        let table = slot.weight(&self.weight);
+        Ok(match slot.pair() {
+            None => table.embedding(ids)?,
+            Some(l) => table.lora_embedding(ids, &l.a, &l.b, l.scale)?,
         })
     }
 

@@ -27,35 +27,43 @@ impl Linear {
     /// x `[…, k]` → `[…, n]`: `x Wᵀ + bias`, and `s (dropout(x) Aᵀ) Bᵀ` if an adapter is active here, rows rescaled to
     /// their magnitudes if it is DoRA's; through the bottleneck behind it, if there is one.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        if let Some(probe) = &self.slot.probe {
+        match &self.slot.by_row {
+            None => self.through(&self.slot, x),
+            Some(rows) => rows.linear(self, x),
+        }
+    }
+
+    /// The layer with what this slot says.
+    pub(super) fn through(&self, slot: &Slot, x: &Tensor) -> Result<Tensor> {
+        if let Some(probe) = &slot.probe {
             probe.input(x)?;
         }
-        let (w, bias) = (self.weight(), self.bias());
-        let y = match self.lora() {
+        let (w, bias) = (slot.weight(&self.weight), slot.bias.as_ref().or(self.bias.as_ref()));
+        let y = match slot.pair() {
             None => x.linear(w, bias)?,
             Some(l @ LowRank { magnitude: None, .. }) => l.forward(x, w, bias)?,
             Some(l @ LowRank { magnitude: Some(m), .. }) => {
-                x.dora_linear(w, &self.squares(m.dtype())?, bias, &l.a, &l.b, m, l.scale, l.active_dropout())?
+                x.dora_linear(w, &self.squares(w, m.dtype())?, bias, &l.a, &l.b, m, l.scale, l.active_dropout())?
             }
         };
-        let y = match &self.slot.bottleneck {
+        let y = match &slot.bottleneck {
             None => y,
             Some(bottleneck) => bottleneck.forward(&y)?,
         };
-        Ok(match &self.slot.probe {
+        Ok(match &slot.probe {
             None => y,
             Some(probe) => listen(probe, x, y),
         })
     }
 
     /// `‖wᵢ‖²` of the weight in use: computed when it is first asked for, as a frozen weight does not change.
-    fn squares(&self, dtype: DType) -> Result<Tensor> {
+    fn squares(&self, w: &Tensor, dtype: DType) -> Result<Tensor> {
         let mut known = self.squares.lock().unwrap_or_else(PoisonError::into_inner);
         match &*known {
-            Some((id, squares)) if *id == self.weight().id() && squares.dtype() == dtype => Ok(squares.clone()),
+            Some((id, squares)) if *id == w.id() && squares.dtype() == dtype => Ok(squares.clone()),
             _ => {
-                let squares = self.weight().row_squares(dtype)?;
-                *known = Some((self.weight().id(), squares.clone()));
+                let squares = w.row_squares(dtype)?;
+                *known = Some((w.id(), squares.clone()));
                 Ok(squares)
             }
         }

@@ -7,6 +7,7 @@ mod linear;
 mod norm;
 mod offset;
 mod probe;
+mod rows;
 
 pub use bottleneck::Bottleneck;
 pub use embedding::Embedding;
@@ -15,6 +16,7 @@ use lowrank_core::{Tensor, is_grad_enabled};
 pub use norm::Norm;
 pub use offset::Offset;
 pub use probe::Probe;
+pub(crate) use rows::ByRow;
 
 use crate::Kind;
 
@@ -63,11 +65,17 @@ pub(crate) struct Slot {
     pub probe: Option<std::sync::Arc<dyn Probe>>,
     /// While merged: the weight with the above in it, in the base's dtype.
     pub merged: Option<Tensor>,
+    /// In place of all of the above: sequences of a batch have adapters of their own.
+    pub by_row: Option<ByRow>,
 }
 
 impl Slot {
     pub(crate) fn is_empty(&self) -> bool {
-        self.lora.is_none() && self.bottleneck.is_none() && self.weight.is_none() && self.bias.is_none()
+        self.lora.is_none()
+            && self.bottleneck.is_none()
+            && self.weight.is_none()
+            && self.bias.is_none()
+            && self.by_row.is_none()
     }
 
     /// The weight in use, without a pair that is not merged.

@@ -22,9 +22,17 @@ impl Norm {
 
     /// x `[…, dim]` → the same shape.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(match self.bias() {
-            None => x.rms_norm(self.weight(), self.eps)?,
-            Some(bias) => x.layer_norm(self.weight(), bias, self.eps)?,
+        match &self.slot.by_row {
+            None => self.through(&self.slot, x),
+            Some(rows) => rows.apart(x, |slot, x| self.through(slot, x)),
+        }
+    }
+
+    fn through(&self, slot: &Slot, x: &Tensor) -> Result<Tensor> {
+        let weight = slot.weight(&self.weight);
+        Ok(match slot.bias.as_ref().or(self.bias.as_ref()) {
+            None => x.rms_norm(weight, self.eps)?,
+            Some(bias) => x.layer_norm(weight, bias, self.eps)?,
         })
     }
 

@@ -80,6 +80,15 @@ impl Llama {
         Ok(self.forward(ids)?.cross_entropy(targets, denominator)?)
     }
 
+    /// The losses `[parts]` of batches that go through the model as one, each `(sequences, denominator)`: the first
+    /// sequences of ids `[B,T]` are the first batch, and so on. Each has the bits of [`Llama::loss`] on it alone.
+    pub fn losses(&self, ids: &Tensor, targets: &Tensor, parts: &[(usize, f64)]) -> Result<Tensor> {
+        let logits = self.forward(ids)?;
+        let t = logits.shape()[1];
+        let rows: Vec<(usize, f64)> = parts.iter().map(|&(b, denominator)| (b * t, denominator)).collect();
+        Ok(logits.cross_entropy_parts(targets, &rows)?)
+    }
+
     /// A cache for one sequence of up to `capacity` tokens, at most `max_position_embeddings`.
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache> {
         KvCache::new(&self.config, capacity, self.dtype, &self.device)

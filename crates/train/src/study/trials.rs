@@ -10,7 +10,7 @@ use lowrank_lora::LoraConfig;
 use lowrank_models::Llama;
 
 use super::{mean, spread};
-use crate::{Cell, CellResult, Dataset, Length, Options, Result, Series, start_adapter, sweep};
+use crate::{Cell, CellResult, Dataset, Length, Options, Result, Series, TOGETHER, start_adapter, sweep};
 
 /// Seeds with which every learning rate is tried.
 const SEARCH: u64 = 2;
@@ -177,7 +177,7 @@ impl Bench<'_> {
                 }
             }
         }
-        let result = sweep(model, self.data, cells, self.ticked, self.stop)?;
+        let result = sweep(model, self.data, cells, TOGETHER, self.ticked, self.stop)?;
         for (i, cell) in of.into_iter().zip(result.cells) {
             trials[i].results.push(cell);
         }

@@ -66,12 +66,13 @@ pub struct Sweep {
     pub cells: Vec<CellResult>,
 }
 
-/// Trains every cell beside the others; see [`train_many`](crate::train_many). `ticked` is called after every step of
+/// Trains every cell beside the others, at most `together` in one batch; see [`train_many`](crate::train_many). `ticked` is called after every step of
 /// any adapter. A cell that diverges is told of in its result and stops nothing; an interrupt is an error.
 pub fn sweep(
     model: &mut Llama,
     data: &Dataset,
     cells: Vec<Cell>,
+    together: usize,
     ticked: &dyn Fn(),
     stop: &AtomicBool,
 ) -> Result<Sweep> {
@@ -83,7 +84,7 @@ pub fn sweep(
         cells.iter().map(|c| Member { adapter: &c.adapter, data, options: &c.options }).collect();
     let mut curves: Vec<Curve<'_>> = cells.iter().map(|_| Curve { losses: Vec::new(), ticked }).collect();
     let mut observers: Vec<&mut dyn Observer> = curves.iter_mut().map(|c| c as &mut dyn Observer).collect();
-    let summaries = train_many(model, &members, &mut observers, stop)?;
+    let summaries = train_many(model, &members, &mut observers, together, stop)?;
     lowrank_lora::detach(model);
     let mut results = Vec::new();
     for ((cell, curve), summary) in cells.iter().zip(curves).zip(summaries) {

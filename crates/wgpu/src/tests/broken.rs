@@ -5,7 +5,7 @@ use lowrank_shaders::Shader;
 use super::*;
 
 /// The kernel file with one piece of its text replaced, `nth` occurrence.
-fn broken(shader: &Shader, what: &str, nth: usize, by: &str) -> &'static Shader {
+pub(super) fn broken(shader: &Shader, what: &str, nth: usize, by: &str) -> &'static Shader {
     let (at, _) = shader.text.match_indices(what).nth(nth).unwrap_or_else(|| panic!("{}: no {what}", shader.name));
     let text = format!("{}{by}{}", &shader.text[..at], &shader.text[at + what.len()..]);
     let name = format!("{} without {what} {nth}", shader.name);
@@ -14,11 +14,16 @@ fn broken(shader: &Shader, what: &str, nth: usize, by: &str) -> &'static Shader 
 
 /// `run` gives `want` with the kernel as it is and something else with each mutant.
 fn shows(shader: &Shader, mutants: &[(&str, usize, &str)], want: &[f32], run: impl Fn(&Wgpu) -> Vec<f32>) {
+    shows_mut(shader, mutants, want, |wgpu| run(wgpu));
+}
+
+/// The same with a device whose limits the test may lower.
+fn shows_mut(shader: &Shader, mutants: &[(&str, usize, &str)], want: &[f32], run: impl Fn(&mut Wgpu) -> Vec<f32>) {
     let Some(mut wgpu) = device() else { return };
-    assert!(run(&wgpu) == want, "{} as it is is wrong", shader.name);
+    assert!(run(&mut wgpu) == want, "{} as it is is wrong", shader.name);
     for &(what, nth, by) in mutants {
         wgpu.mutant = Some((shader.name, broken(shader, what, nth, by)));
-        assert!(run(&wgpu) != want, "{}: {what} {nth} → {by:?} does not show", shader.name);
+        assert!(run(&mut wgpu) != want, "{}: {what} {nth} → {by:?} does not show", shader.name);
     }
 }
 
@@ -27,7 +32,8 @@ fn a_broken_product_shows() {
     let sizes @ [m, n, k] = [70, 66, 100];
     let (a, b) = (integers(1, m * k), integers(2, n * k));
     let want = product(sizes, &a, &b);
-    let mutants = [("workgroupBarrier();", 0, ""), ("workgroupBarrier();", 1, ""), ("k0 += BK", 0, "k0 += 2u * BK")];
+    // The first two barriers and the first loop along k are the branch's.
+    let mutants = [("workgroupBarrier();", 2, ""), ("workgroupBarrier();", 3, ""), ("k0 += BK", 1, "k0 += 2u * BK")];
     shows(&lowrank_shaders::GEMM, &mutants, &want, |wgpu| {
         let (a, b) = (Held::of(wgpu, &a), Held::of(wgpu, &b));
         let mut c = Held::empty(wgpu, DType::F32, m * n);
@@ -69,6 +75,33 @@ fn a_broken_softmax_shows() {
         let mut y = Held::empty(wgpu, DType::F32, 2 * 512);
         wgpu.softmax_forward(&Matrix { rows: 2, cols: 512 }, x.view(), y.out()).unwrap();
         y.read(wgpu)
+    });
+}
+
+#[test]
+fn broken_norm_weights_show() {
+    // x − mean in {−2 … 2} and rstd 1: dw and db are sums of small integers. 50 rows are no whole number of strips.
+    let (rows, cols) = (50, 37);
+    let (x, gy) = (integers(20, rows * cols), integers(21, rows * cols));
+    let sum = |j: usize, f: &dyn Fn(usize) -> f32| (0..rows).map(|i| f(i * cols + j)).sum::<f32>();
+    let dw = (0..cols).map(|j| sum(j, &|e| x[e] * gy[e]));
+    let want: Vec<f32> = dw.chain((0..cols).map(|j| sum(j, &|e| gy[e]))).collect();
+    let mutants = [
+        ("row += 16u", 0, "row += 32u"),
+        ("half = 8u", 0, "half = 4u"),
+        // The barriers of `over_strips`: those of the two sums over rows come before.
+        ("workgroupBarrier();", 6, ""),
+        ("workgroupBarrier();", 7, ""),
+    ];
+    shows(&lowrank_shaders::ROWS, &mutants, &want, |wgpu| {
+        let [x, gy, w, mean] = [&x, &gy, &vec![1.0; cols], &vec![0.0; rows]].map(|x| Held::of(wgpu, x));
+        let rstd = Held::of(wgpu, &vec![1.0f32; rows]);
+        let [mut dw, mut db] = [(); 2].map(|()| Held::empty(wgpu, DType::F32, cols));
+        let op = Norm { rows, cols, eps: 1e-5 };
+        let slots = (Some(dw.out().set()), Some(db.out().set()));
+        let saved = (mean.view(), rstd.view());
+        wgpu.layer_norm_backward(&op, x.view(), w.view(), saved.0, saved.1, gy.view(), None, slots.0, slots.1).unwrap();
+        [dw.read::<f32>(wgpu), db.read(wgpu)].concat()
     });
 }
 
@@ -261,55 +294,84 @@ fn a_broken_swiglu_shows() {
 
 #[test]
 fn a_broken_gradient_norm_shows() {
-    // 70,000 gradients of 2 in one tensor and 1,000 of 3 in the next: the norm of 289,000 is √289000.
-    let [a, b] = [vec![2.0f32; 70_000], vec![3.0f32; 1000]];
-    let want = [(289_000.0f32).sqrt()];
-    let run = |wgpu: &Wgpu| {
-        let (a, b) = (Held::of(wgpu, &a), Held::of(wgpu, &b));
+    // 70,000 gradients of 2 in the first tensor, none in the next, 1,000 of 3 in each of eight more.
+    let mut gradients = vec![vec![2.0f32; 70_000], Vec::new()];
+    gradients.resize(10, vec![3.0f32; 1000]);
+    let want = [(280_000.0f32 + 72_000.0).sqrt()];
+    let run = |wgpu: &mut Wgpu, buffers: u32| {
+        wgpu.storage_buffers = wgpu.storage_buffers.min(buffers);
+        let held: Vec<Held> = gradients.iter().map(|g| Held::of(wgpu, g)).collect();
+        let views: Vec<In<'_>> = held.iter().map(Held::view).collect();
         let mut words = Held::of(wgpu, &vec![0.0f32; Scalars::LEN]);
-        wgpu.grad_norm(&[a.view(), b.view()], None, words.out()).unwrap();
+        wgpu.grad_norm(&views, None, words.out()).unwrap();
         vec![words.read::<f32>(wgpu)[Scalars::NORM]]
     };
     let mutants = [
         ("workgroupBarrier();", 0, ""),
         ("i += 256u", 0, "i += 512u"),
-        ("(chunk - about.z)", 0, "chunk"),
-        ("min(about.x, begin + CHUNK)", 0, "begin + CHUNK / 2u"),
+        ("(chunk - first)", 0, "chunk"),
+        ("min(about(which).x, begin + CHUNK)", 0, "begin + CHUNK / 2u"),
+        ("case 4u: { return g4[i]; }", 0, "case 4u: { return g0[i]; }"),
     ];
-    shows(&lowrank_shaders::SQUARES, &mutants, &want, run);
-    shows(
+    for (shader, buffers) in [(&lowrank_shaders::SQUARES, 8), (&lowrank_shaders::SQUARES_MANY, u32::MAX)] {
+        shows_mut(shader, &mutants, &want, |wgpu| run(wgpu, buffers));
+    }
+    shows_mut(
         &lowrank_shaders::OPTIM,
         &[("half = 128u", 0, "half = 0u"), ("sqrt(total(lane, sum))", 0, "total(lane, sum)")],
         &want,
-        run,
+        |wgpu| run(wgpu, 8),
     );
 }
 
+/// Seven tensors of different lengths: more than one kernel's worth, one of them longer than a workgroup.
 #[test]
 fn a_broken_optimiser_shows() {
     // β₁ = β₂ = 0.5 and corrections of 0.5: the update is g / |g|, exactly.
-    let g = vec![4.0f32; 300];
-    let want: Vec<f32> = vec![8.0 - 0.5; 300];
+    let lengths = [300, 1, 256, 257, 2, 70, 5];
+    let start = |i: usize, j: usize| 8.0 + (i + j % 4) as f32;
+    let want: Vec<f32> = (0..7).flat_map(|i| (0..lengths[i]).map(move |j| start(i, j) - 0.5)).collect();
     let mut words = vec![0.0f32; Scalars::LEN];
     words[Scalars::CLIP] = 1.0;
     words[Scalars::CORRECTION1] = 0.5;
     words[Scalars::CORRECTION2] = 0.5;
     words[Scalars::LR] = 0.5;
-    let mutants = [
+    let mut mutants = vec![
         ("first / scalar(CORRECTION1)", 0, "first"),
         ("params.rest2 * (grad * grad)", 0, "params.rest2 * grad"),
-        ("i >= params.n", 0, "i + 1u >= params.n"),
+        ("i >= about.n", 0, "i + 1u >= about.n"),
         ("old - scalar(LR", 0, "old + scalar(LR"),
     ];
-    shows(&lowrank_shaders::OPTIM, &mutants, &want, |wgpu| {
-        let (g, words) = (Held::of(wgpu, &g), Held::of(wgpu, &words));
-        let mut p = Held::of(wgpu, &[8.0f32; 300]);
-        let [mut m, mut v] = [(); 2].map(|()| Held::of(wgpu, &[0.0f32; 300]));
-        let op = AdamW { group: 0, beta1: 0.5, beta2: 0.5, eps: 0.0, weight_decay: 0.0 };
-        let param = AdamWParam { p: p.out(), m: m.out(), v: v.out(), g: g.view() };
-        wgpu.adamw(&op, words.view(), &mut [param]).unwrap();
-        p.read(wgpu)
-    });
+    // Without the buffers for many: one after the other, the same values.
+    for (shader, buffers) in [(&lowrank_shaders::ADAMW, 8), (&lowrank_shaders::ADAMW_MANY, u32::MAX)] {
+        if buffers > 8 {
+            mutants.push(("(number - about.first)", 0, "number"));
+            mutants.push(("i < TENSORS", 0, "i < 5u"));
+            mutants.push(("case 3u: { p3[i] = x; }", 0, "case 3u: { p2[i] = x; }"));
+        }
+        let run = |wgpu: &mut Wgpu| {
+            wgpu.storage_buffers = wgpu.storage_buffers.min(buffers);
+            let words = Held::of(wgpu, &words);
+            let g: Vec<Held> = lengths.iter().map(|&n| Held::of(wgpu, &vec![4.0f32; n])).collect();
+            let values = |i: usize| (0..lengths[i]).map(|j| start(i, j)).collect::<Vec<_>>();
+            let mut p: Vec<Held> = (0..7).map(|i| Held::of(wgpu, &values(i))).collect();
+            let zeros = || lengths.iter().map(|&n| Held::of(wgpu, &vec![0.0f32; n])).collect::<Vec<_>>();
+            let (mut m, mut v) = (zeros(), zeros());
+            let op = AdamW { group: 0, beta1: 0.5, beta2: 0.5, eps: 0.0, weight_decay: 0.0 };
+            let mut all: Vec<AdamWParam<'_>> = p
+                .iter_mut()
+                .zip(&mut m)
+                .zip(&mut v)
+                .zip(&g)
+                .map(|(((p, m), v), g)| AdamWParam { p: p.out(), m: m.out(), v: v.out(), g: g.view() })
+                .collect();
+            let before = wgpu.stats().launches;
+            wgpu.adamw(&op, words.view(), &mut all).unwrap();
+            assert_eq!(wgpu.stats().launches - before, if wgpu.storage_buffers < 25 { 7 } else { 2 });
+            p.iter().flat_map(|p| p.read::<f32>(wgpu)).collect()
+        };
+        shows_mut(shader, &mutants, &want, run);
+    }
 }
 
 /// dq, dk and dv by the formulas: p = softmax(q kᵀ), dv = pᵀ gy, ds = p ⊙ (gy vᵀ − rowsum(p ⊙ gy vᵀ)), dq = ds k, dk = dsᵀ q.

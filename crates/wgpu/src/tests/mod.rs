@@ -7,7 +7,9 @@ use lowrank_backend::*;
 use crate::Wgpu;
 
 mod broken;
+mod faults;
 mod slices;
+mod tiles;
 
 /// The first adapter.
 fn device() -> Option<Wgpu> {

@@ -53,6 +53,40 @@ fn rows_larger_than_a_binding_are_taken_in_slices() {
     assert!(error.contains("at most 16384 bytes"), "{error}");
 }
 
+/// Both optimisers and the gradient norm over one tensor that is larger than a binding and one that is not.
+#[test]
+fn optimisers_take_tensors_larger_than_a_binding_in_slices() {
+    let Some(mut wgpu) = device() else { return };
+    let (lengths, op) = ([300_000, 10], AdamW { group: 0, beta1: 0.5, beta2: 0.5, eps: 1e-8, weight_decay: 0.1 });
+    let mut words = vec![0.0f32; Scalars::LEN];
+    words[Scalars::CORRECTION1] = 0.5;
+    words[Scalars::CORRECTION2] = 0.5;
+    words[Scalars::LR] = 0.5;
+    let run = |wgpu: &Wgpu| -> Vec<Vec<f32>> {
+        let of = |seed: u64| -> Vec<Held> { lengths.iter().map(|&n| Held::of(wgpu, &integers(seed, n))).collect() };
+        let (mut p, mut m, mut v, mut q, mut u, g) = (of(1), of(2), of(0), of(4), of(5), of(3));
+        v.iter_mut().for_each(|v| wgpu.fill(1.0, v.out()).unwrap());
+        let mut scalars = Held::of(wgpu, &words);
+        let views: Vec<In<'_>> = g.iter().map(Held::view).collect();
+        wgpu.grad_norm(&views, Some(2.0), scalars.out()).unwrap();
+        let mut all: Vec<AdamWParam<'_>> = (p.iter_mut().zip(&mut m).zip(&mut v).zip(&g))
+            .map(|(((p, m), v), g)| AdamWParam { p: p.out(), m: m.out(), v: v.out(), g: g.view() })
+            .collect();
+        wgpu.adamw(&op, scalars.view(), &mut all).unwrap();
+        let mut all: Vec<SgdParam<'_>> = (q.iter_mut().zip(&mut u).zip(&g))
+            .map(|((p, u), g)| SgdParam { p: p.out(), u: Some(u.out()), g: g.view() })
+            .collect();
+        wgpu.sgd(&Sgd { group: 0, momentum: 0.5, weight_decay: 0.1 }, scalars.view(), &mut all).unwrap();
+        [p, m, v, q, u, vec![scalars]].iter().flatten().map(|t| t.read(wgpu)).collect()
+    };
+    let whole = run(&wgpu);
+    // Two slices of 1.2 MB; the norm's chunks are of 256 KB.
+    wgpu.max_binding = 1 << 20;
+    assert!(run(&wgpu) == whole);
+    let norm = lengths.iter().flat_map(|&n| integers(3, n)).map(|g| f64::from(g * g)).sum::<f64>().sqrt();
+    assert!((f64::from(whole[10][Scalars::NORM]) - norm).abs() < 1e-3 * norm);
+}
+
 /// Logits of 136 MiB with the adapter's own limit.
 #[test]
 fn logits_of_136_mebibytes() {

@@ -11,13 +11,14 @@
 // by ldmatrix for U and by ldmatrix.trans for V; chunks of 16 bytes are turned by the row, so that no bank is met twice.
 // The mask puts zeros; 1/(1−p) is a factor of the second pass, so that nothing is rounded twice.
 //   on paper: 2mcr FLOP each; mc elements read once, (slices·m + blocks·c)·r floats out and in again; b once a block
-//   ptxsim counts exactly these sectors and no bank conflict for u and v (tests/lora_tc.rs asserts both)
-//   21 to 57 KiB of shared memory; registers up to 142 (16 bits), 176 (f32): one or two blocks a multiprocessor
-#include "common.cuh"
-#include "philox.cuh"
-#include "operand.cuh"
+//   ptxsim counts exactly these sectors and no bank conflict for u and v (tests/lora_tc.rs asserts both); a copy of x for
+//   Hopper's products is mc more out, none in
+//   21 to 57 KiB of shared memory; registers up to 143 (16 bits), 189 (f32): one or two blocks a multiprocessor
+// A file for each rank, so that the driver compiles what is used. Needs common.cuh, philox.cuh and operand.cuh.
+#pragma once
 
-// As in lora.cu; `drop.keep_scale` is not looked at.
+// As in lora.cu; `drop.keep_scale` is not looked at. `copy`, if there is one, gets x [m,c] in bf16, without the mask, from
+// the registers that x passes through: x is f32 then, its rows aligned.
 struct Lora {
   const void* x;
   const void* b;
@@ -29,6 +30,7 @@ struct Lora {
   u32 tx, tb, th;
   u32 b_along, v_across;
   Dropout drop;
+  u16* copy;
 };
 
 constexpr int THREADS = 256;
@@ -147,6 +149,9 @@ template <int R, bool U, bool V, bool F32> DEVICE void skinny(const Lora& p) {
           w[0] = pack_bf16(__uint_as_float(x[i][0]), __uint_as_float(x[i][1]));
           w[1] = pack_bf16(__uint_as_float(x[i][2]), __uint_as_float(x[i][3]));
           store_shared(x_at(row, xc / 8) + xc % 8 * 2, w[0], w[1]);
+          // One instruction; the compiler would split it.
+          if (U && p.copy && row0 + row < end && left)
+            asm volatile("st.global.v2.b32 [%0], {%1,%2};" ::"l"(p.copy + (u64)(row0 + row) * p.c + c0 + xc), "r"(w[0]), "r"(w[1]) : "memory");
         } else {
 #pragma unroll
           for (int j = 0; j < 4; j++)
@@ -284,7 +289,4 @@ template <int R, bool U, bool V, bool F32> DEVICE void skinny(const Lora& p) {
   extern "C" __global__ void __launch_bounds__(THREADS, 1) lora_tc_##name##_##R##_16bit(const __grid_constant__ Lora p) { \
     skinny<R, U, V, false>(p);                                                                                           \
   }
-#define RANKS(name, U, V) SKINNY(name, 16, U, V) SKINNY(name, 32, U, V) SKINNY(name, 64, U, V) SKINNY(name, 128, U, V)
-RANKS(u, true, false)
-RANKS(v, false, true)
-RANKS(uv, true, true)
+#define RANK(R) SKINNY(u, R, true, false) SKINNY(v, R, false, true) SKINNY(uv, R, true, true)
