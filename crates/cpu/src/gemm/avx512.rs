@@ -15,7 +15,8 @@ use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, copy_plain};
 const LANES: usize = 16;
 
 pub(crate) static KERNEL: Kernel = KERNELS;
-pub(super) const KERNELS: Kernel = Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, grain: 1, run, transpose, copy };
+pub(super) const KERNELS: Kernel =
+    Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, grain: 1, state: None, run, transpose, copy };
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
 unsafe fn run(rows: usize, job: &Job) {

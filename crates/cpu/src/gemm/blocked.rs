@@ -57,8 +57,8 @@ impl<'a> Group<'a> {
         Group { start, rows, branch, packed: 0 }
     }
 
-    fn depths(&self, k: usize) -> Depths {
-        Depths { k, r: self.branch.as_ref().map_or(0, |branch| branch.r) }
+    fn depths(&self, k: usize, compute: Compute) -> Depths {
+        Depths { k, r: self.branch.as_ref().map_or(0, |branch| branch.r), most: compute.most() }
     }
 }
 
@@ -114,7 +114,7 @@ impl<'a> Blocked<'a, '_> {
                 }
             });
             let (inner, c) = (&*inner, &Shared::new(c));
-            let count = groups.iter().map(|group| group.depths(k).count()).max().unwrap_or(0);
+            let count = groups.iter().map(|group| group.depths(k, compute).count()).max().unwrap_or(0);
             for i0 in (0..m).step_by(MAX_ROWS) {
                 let m = MAX_ROWS.min(m - i0);
                 let work = Work { compute, m, n, k, i0, a, b, alpha, start, groups, inner, c, count };
@@ -176,13 +176,13 @@ impl<'w, 'a> Work<'w, 'a> {
             for b in blocks.clone() {
                 // SAFETY: one group of rows per task.
                 let out = unsafe { packed.part(((b - blocks.start) * m + i) * STRIDE, rows * STRIDE) };
-                let Block { p, depth, .. } = Depths { k, r: 0 }.block_or_none(b);
+                let Block { p, depth, .. } = Depths { k, r: 0, most: compute.most() }.block_or_none(b);
                 if depth > 0 {
                     pack::rows(compute.path.kernel(), &self.a, [i0 + i, p], [rows, depth], self.alpha, out);
                 }
                 for (group, part) in self.groups(i, rows) {
                     let out = &mut out[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
-                    let block = group.depths(k).block_or_none(b);
+                    let block = group.depths(k, compute).block_or_none(b);
                     if let Some(branch) = &group.branch {
                         self.branch_rows(group, branch, block, part.start, out);
                     }
@@ -234,7 +234,7 @@ impl<'w, 'a> Work<'w, 'a> {
                 }
             });
             if self.k == 0 && blocks.end == self.count {
-                let empty = |group: &Group<'_>| group.depths(0).count() == 0;
+                let empty = |group: &Group<'_>| group.depths(0, compute).count() == 0;
                 for row in self.groups(i, rows).filter(|(group, _)| empty(group)).flat_map(|(_, part)| part) {
                     match self.start {
                         Start::Zero => tile.row(row - i).fill(0.0),
@@ -261,41 +261,45 @@ impl<'w, 'a> Work<'w, 'a> {
             start => start,
         };
         let panels = cols.div_ceil(kernel.cols);
-        let base = Depths { k, r: 0 }.block_or_none(b);
+        let base = Depths { k, r: 0, most: compute.most() }.block_or_none(b);
         // Where several groups bring factors of their own, panels have room for the widest below the part that they share.
-        // Only what is f32 stays in place when its neighbour changes: pairs of bf16 may hold a row of each.
+        // Only what is f32 stays in place when its neighbour changes: bf16 pairs may hold a row of each.
         let shared = compute == compute.path.into();
-        let widest = self.groups(i, rows).map(|(group, _)| group.depths(k).block_or_none(b).rank).max().unwrap_or(0);
+        let widest =
+            self.groups(i, rows).map(|(group, _)| group.depths(k, compute).block_or_none(b).rank).max().unwrap_or(0);
         if base.depth > 0 && (shared || widest == 0) {
-            let distance = (base.depth + widest) * kernel.cols;
-            pack::columns(kernel, &self.b, [base.p, j], [base.depth, cols], columns, distance);
-            compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols);
+            let distance = if widest == 0 { compute.padded(base.depth) } else { base.depth + widest } * kernel.cols;
+            let done = compute.pack(&self.b, [base.p, j], [base.depth, cols], columns, distance);
+            compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols, done);
         }
         if widest == 0 {
             if base.depth > 0 {
-                let columns = PackedColumns { data: columns, depth: base.depth, distance: base.depth * kernel.cols };
+                let depth = compute.padded(base.depth);
+                let columns = PackedColumns { data: columns, depth, distance: depth * kernel.cols };
                 multiply_packed(kernel, PackedRows(packed), columns, start, tile);
             }
             return;
         }
         for (group, part) in self.groups(i, rows) {
-            let block = group.depths(k).block_or_none(b);
+            let block = group.depths(k, compute).block_or_none(b);
             if block.total() == 0 {
                 continue;
             }
-            let distance = if shared { block.depth + widest } else { block.total() } * kernel.cols;
-            if !shared {
-                pack::columns(kernel, &self.b, [block.p, j], [block.depth, cols], columns, distance);
-            }
+            let depth = compute.padded(block.total());
+            let distance = if shared { block.depth + widest } else { depth } * kernel.cols;
+            let done = match shared {
+                true => 0,
+                false => compute.pack(&self.b, [block.p, j], [block.depth, cols], columns, distance),
+            };
             if let Some(branch) = &group.branch {
                 let rest = &mut columns[block.depth * kernel.cols..];
                 pack::columns(kernel, &branch.outer, [block.q, j], [block.rank, cols], rest, distance);
             }
             if !shared {
-                compute.columns(&mut columns[..panels * distance], block.total(), kernel.cols);
+                compute.columns(&mut columns[..panels * distance], block.total(), kernel.cols, done);
             }
             let packed = &packed[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
-            let columns = PackedColumns { data: columns, depth: block.total(), distance };
+            let columns = PackedColumns { data: columns, depth, distance };
             let mut tile = tile.part(part.start - i, 0, part.len(), cols);
             multiply_packed(kernel, PackedRows(packed), columns, start, &mut tile);
         }

@@ -37,14 +37,23 @@ pub(crate) struct Kernel {
     pub cols: usize,
     /// Columns are read in groups of this many.
     pub lanes: usize,
-    /// Depths that one step consumes: 1, or 2 for pairs of bf16.
+    /// Depths that one step consumes: 1, 2 for pairs of bf16, 32 for tiles of them.
     pub grain: usize,
+    /// What a thread must do around jobs.
+    pub state: Option<TileState>,
     /// Runs a job on this many rows, at most `rows`; its `cols` are at most [`Kernel::cols`].
     pub run: unsafe fn(usize, &Job),
     /// `dst[j·ds + i] = src[i·ss + j]` for i < rows, j < cols; writes zeros for i up to the next multiple of `lanes`.
     pub transpose: unsafe fn(Matrix, *mut f32, usize),
     /// `dst[i·ds + j] = src[i·ss + j]`; writes zeros for j up to the next multiple of `lanes`.
     pub copy: unsafe fn(Matrix, *mut f32, usize),
+}
+
+/// Registers that have to be configured: `enter` before jobs on this many rows, `leave` once after all.
+#[derive(Clone, Copy)]
+pub(crate) struct TileState {
+    pub enter: unsafe fn(usize),
+    pub leave: unsafe fn(),
 }
 
 /// A matrix to transpose or to copy.
@@ -61,7 +70,7 @@ impl Path {
     pub(crate) fn kernel(self) -> &'static Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Avx512Bf16 => &super::avx512::KERNEL,
+            Path::Avx512 | Path::Avx512Bf16 | Path::Amx => &super::avx512::KERNEL,
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => &super::avx2::KERNEL,
             #[cfg(target_arch = "aarch64")]

@@ -60,6 +60,10 @@ pub(crate) fn multiply_packed(
     let mut i = 0;
     while i < m {
         let count = (m - i).div_ceil(rows);
+        if let Some(state) = kernel.state {
+            // SAFETY: the path has the instructions.
+            unsafe { (state.enter)(count) };
+        }
         for panel in 0..panels {
             let j = panel * kernel.cols;
             let job = Job {
@@ -78,6 +82,10 @@ pub(crate) fn multiply_packed(
         }
         i += count;
         rows -= 1;
+    }
+    if let Some(state) = kernel.state {
+        // SAFETY: as above.
+        unsafe { (state.leave)() };
     }
 }
 
