@@ -238,7 +238,8 @@ impl Backend for Cpu {
         da: Option<Slot<'_>>,
         db: Option<Slot<'_>>,
     ) -> Result<()> {
-        lora::lora_backward(self.launch(), self.path, op, x, h, gy, dx, da, db)
+        let (pool, sizes) = (self.launch(), [op.base.m, op.base.n, op.base.k]);
+        parallel::inside(gemm::flops(sizes), || lora::lora_backward(pool, self.path, op, x, h, gy, dx, da, db))
     }
 
     fn lora_multi_forward(&self, op: &LoraMulti<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {
