@@ -47,7 +47,13 @@ impl Run {
         let json = std::fs::read_to_string(dir.join("config.json"))?;
         let weights = std::fs::read(dir.join("model.safetensors"))?;
         let files = [("model.safetensors".to_string(), &weights[..])];
-        let mut model = Llama::from_files("config.json", &json, &files, &device, DType::F32)?;
+        let model = Llama::from_files("config.json", &json, &files, &device, DType::F32)?;
+        Run::on(model, length, config)
+    }
+
+    /// With a model whose vocabulary has 1000 tokens or more.
+    pub fn on(mut model: Llama, length: usize, config: LoraConfig) -> Outcome<Self> {
+        let device = model.device().clone();
         let adapter = match config.init {
             Init::LoraGa(_) | Init::Eva { .. } => {
                 let mut loss = |model: &Llama, batch: usize| {
