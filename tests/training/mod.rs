@@ -28,15 +28,17 @@ pub fn device(name: &str) -> Option<Device> {
 /// The built-in model with an adapter, its optimiser, and random tokens.
 pub struct Run {
     /// Tokens of a sequence.
-    length: usize,
+    pub length: usize,
     device: Device,
     model: Llama,
     adapter: Adapter,
     optimiser: AdamW,
+    /// Whether steps are put to the device as ones that come again.
+    pub repeated: bool,
 }
 
 impl Run {
-    fn new(device: Device, length: usize) -> Outcome<Self> {
+    pub fn new(device: Device, length: usize) -> Outcome<Self> {
         Run::with(device, length, LoraConfig { r: 8, dropout: 0.1, init: Init::Default, ..LoraConfig::default() })
     }
 
@@ -45,7 +47,13 @@ impl Run {
         let json = std::fs::read_to_string(dir.join("config.json"))?;
         let weights = std::fs::read(dir.join("model.safetensors"))?;
         let files = [("model.safetensors".to_string(), &weights[..])];
-        let mut model = Llama::from_files("config.json", &json, &files, &device, DType::F32)?;
+        let model = Llama::from_files("config.json", &json, &files, &device, DType::F32)?;
+        Run::on(model, length, config)
+    }
+
+    /// With a model whose vocabulary has 1000 tokens or more.
+    pub fn on(mut model: Llama, length: usize, config: LoraConfig) -> Outcome<Self> {
+        let device = model.device().clone();
         let adapter = match config.init {
             Init::LoraGa(_) | Init::Eva { .. } => {
                 let mut loss = |model: &Llama, batch: usize| {
@@ -61,11 +69,19 @@ impl Run {
         attach(&mut model, &adapter)?;
         let group = Group { params: adapter.parameters(), lr: 5e-3, weight_decay: 0.01 };
         let optimiser = AdamW::new(vec![group], AdamWOptions::default())?;
-        Ok(Run { length, device, model, adapter, optimiser })
+        Ok(Run { length, device, model, adapter, optimiser, repeated: false })
     }
 
     /// One step; the loss stays on the device.
     pub fn step(&mut self, step: u32) -> Outcome<Tensor> {
+        if !self.repeated {
+            return self.work(step);
+        }
+        let device = self.device.clone();
+        device.repeated(|| self.work(step))
+    }
+
+    fn work(&mut self, step: u32) -> Outcome<Tensor> {
         let length = self.length;
         let mut random = philox::Rng::new(7, step % 4);
         let tokens: Vec<u32> = (0..BATCH * (length + 1)).map(|_| random.below(1000)).collect();
@@ -81,6 +97,17 @@ impl Run {
         loss.backward()?;
         self.optimiser.step(1.0, Some(1.0))?;
         Ok(kept)
+    }
+}
+
+impl Run {
+    /// The adapter.
+    pub fn bits(&self) -> Outcome<Vec<u32>> {
+        let mut values = Vec::new();
+        for (_, parameter) in self.adapter.parameters() {
+            values.extend(parameter.to_vec::<f32>()?.into_iter().map(f32::to_bits));
+        }
+        Ok(values)
     }
 }
 
@@ -133,11 +160,7 @@ pub fn same_bits(device: &Device, length: usize, steps: u32) -> Outcome {
         for step in 0..steps {
             run.step(step)?;
         }
-        let mut values = Vec::new();
-        for (_, parameter) in run.adapter.parameters() {
-            values.extend(parameter.to_vec::<f32>()?.into_iter().map(f32::to_bits));
-        }
-        all.push(values);
+        all.push(run.bits()?);
     }
     assert!(all[0] == all[1], "two runs gave different adapters");
     Ok(())

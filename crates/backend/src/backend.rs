@@ -78,6 +78,15 @@ pub trait Backend: Send + Sync + 'static {
 
     // ---- provided: the definition, to be overridden where it pays ---------------------------------------------
 
+    /// Runs `work`, a step that will come again with other values of the same shapes; all its operations are done, or on
+    /// their way, when this returns. A device where starting an operation costs time may hold them back until then, and
+    /// start as one what it has seen before (a CUDA graph). `work` always runs, nothing in it needs to be the same as
+    /// last time, and results have the same bits; reading back inside only loses the advantage.
+    fn repeated(&self, work: &mut dyn FnMut()) -> Result<()> {
+        work();
+        Ok(())
+    }
+
     /// The weight's values as elements of `out`'s dtype.
     fn dequantise(&self, w: Weight<'_>, out: Out<'_>) -> Result<()> {
         default::dequantise(self, w, out)

@@ -5,6 +5,12 @@
 pub struct Stats {
     /// Operations started on the device.
     pub launches: u64,
+    /// Times that recorded operations were started as one; see [`Backend::repeated`](crate::Backend::repeated).
+    pub graph_launches: u64,
+    /// Times that operations were recorded, to be started as one from then on.
+    pub graphs_recorded: u64,
+    /// Recorded operations that were given other arguments before they were started again.
+    pub graph_updates: u64,
     /// Times the host had to wait for the device (download and sync only).
     pub waits: u64,
     /// Bytes in buffers that are alive.

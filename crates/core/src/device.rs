@@ -181,6 +181,19 @@ impl Device {
             .upload(bytemuck::cast_slice(state.scalars.words()), Out::new(&mut **buffer, DType::F32, Scalars::LEN))
     }
 
+    /// Runs a step that will come again with other values of the same shapes: a device may start as one what it has seen
+    /// before (a CUDA graph, counted in [`Device::stats`]). `work` always runs, and results have the same bits.
+    ///
+    /// # Errors
+    /// That of `work`, or of the device.
+    pub fn repeated<T, E: From<Error>>(&self, work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+        let (mut work, mut done) = (Some(work), None);
+        let started = self.0.backend.repeated(&mut || done = work.take().map(|work| work()));
+        let done = done.unwrap_or_else(|| Err(Error::graph("repeated", "the device left the step out").into()))?;
+        started?;
+        Ok(done)
+    }
+
     /// Runs `f` with the scalar buffer to read.
     pub fn with_scalars<T>(&self, f: impl FnOnce(In<'_>) -> Result<T>) -> Result<T> {
         let buffer = self.0.scalars.read().unwrap_or_else(PoisonError::into_inner);

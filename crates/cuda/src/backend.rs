@@ -28,6 +28,9 @@ impl Backend for Cuda {
         let c = &self.counters;
         let mut stats = Stats {
             launches: c.launches.load(Relaxed),
+            graph_launches: c.graph_launches.load(Relaxed),
+            graphs_recorded: c.graphs_recorded.load(Relaxed),
+            graph_updates: c.graph_updates.load(Relaxed),
             waits: c.waits.load(Relaxed),
             bytes_uploaded: c.uploaded.load(Relaxed),
             bytes_downloaded: c.downloaded.load(Relaxed),
@@ -64,7 +67,7 @@ impl Backend for Cuda {
     }
 
     fn sync(&self) -> Result<()> {
-        self.not_recording("sync")?;
+        self.settle()?;
         self.counters.waits.fetch_add(1, Relaxed);
         self.stream.wait()
     }
@@ -107,6 +110,10 @@ impl Backend for Cuda {
 
     fn dropout(&self, op: &Dropout, scalars: In<'_>, x: In<'_>, y: Slot<'_>) -> Result<()> {
         elementwise::dropout(self, op, scalars, x, y)
+    }
+
+    fn repeated(&self, work: &mut dyn FnMut()) -> Result<()> {
+        self.repeat(work)
     }
 
     fn dequantise(&self, w: Weight<'_>, out: Out<'_>) -> Result<()> {

@@ -37,7 +37,7 @@ struct Loaded {
 }
 
 /// A kernel of a loaded module, which is never unloaded.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Function {
     pub raw: sys::CUfunction,
     /// Dynamic shared memory that it may ask for.

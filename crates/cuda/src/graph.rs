@@ -1,216 +1,233 @@
-//! Launches recorded once and started again as one: a CUDA graph.
+//! Recorded steps: kernels put into a CUDA graph, one behind the other, and started as one.
 //!
-//! A graph holds addresses, so whatever its kernels touch must stay where it is. Memory that is asked for while recording
-//! comes from an arena that belongs to the graph; memory of before that is dropped while the graph is alive goes into the
-//! arena instead of back to the pool. So a graph that is launched late never writes into somebody else's memory.
+//! A graph holds addresses and sizes. It is started only for a step that asks for the very same kernels with the very same
+//! arguments, or after those arguments that differ were replaced, so nothing it holds can be out of date.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::collections::VecDeque;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::raw::c_void;
+use std::sync::atomic::Ordering::Relaxed;
 
 use cudarc::driver::{DriverError, result, sys};
-use lowrank_backend::{Error, Result};
+use lowrank_backend::Result;
 
-use crate::Cuda;
-use crate::context::Context;
-use crate::memory::Stream;
+use crate::Counters;
+use crate::context::{Context, Function};
 
-/// The memory of a recording.
-pub(crate) struct Arena {
-    context: Arc<Context>,
-    stream: sys::CUstream,
-    /// Buffers with a lower number were there before.
-    serial: u64,
-    open: AtomicBool,
-    kernels: AtomicU64,
-    blocks: Mutex<Blocks>,
+/// The driver's version that graphs need: kernel nodes of CUDA 12.
+const DRIVER: i32 = 12_000;
+/// Kernels of one graph at most; a longer step is started kernel by kernel.
+const MOST: usize = 1 << 15;
+/// Graphs that are kept.
+const GRAPHS: usize = 16;
+/// So few kernels with other arguments, and a quarter at most, are given them, rather than another graph made.
+const FEW: usize = 64;
+/// Steps whose kernels are remembered to recognise the next of their kind.
+const SEEN: usize = 16;
+
+/// A kernel with its arguments.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Call {
+    /// What is said of a failure.
+    pub op: &'static str,
+    pub entry: String,
+    pub function: Function,
+    pub grid: [u32; 3],
+    pub threads: u32,
+    pub shared: u32,
+    /// The arguments' bytes.
+    pub words: Vec<u64>,
+    /// Where in `words` each argument starts.
+    pub starts: Vec<usize>,
 }
 
-#[derive(Default)]
-struct Blocks {
-    /// Every block of the arena: address and size.
-    all: Vec<(u64, usize)>,
-    /// Those that the recorded work is done with.
-    free: Vec<(u64, usize)>,
-    /// Dropped buffers of the stream's own pool.
-    kept: Vec<u64>,
-}
-
-// SAFETY: the stream is a handle of the driver, which locks for itself.
-unsafe impl Send for Arena {}
-// SAFETY: as above; what changes is atomic or behind a mutex.
-unsafe impl Sync for Arena {}
-
-impl Arena {
-    fn blocks(&self) -> MutexGuard<'_, Blocks> {
-        self.blocks.lock().unwrap_or_else(PoisonError::into_inner)
+impl Call {
+    /// What the driver takes: an address per argument.
+    fn arguments(&self) -> Vec<*mut c_void> {
+        // SAFETY: each start is an index into words.
+        self.starts.iter().map(|&i| unsafe { self.words.as_ptr().add(i) } as *mut c_void).collect()
     }
 
-    /// Memory that the recording has not used yet, or is done with.
-    pub fn take(&self, bytes: usize) -> Result<u64, DriverError> {
-        let size = bytes.next_multiple_of(256);
-        let mut blocks = self.blocks();
-        if let Some(i) = blocks.free.iter().position(|&(_, s)| s == size) {
-            return Ok(blocks.free.swap_remove(i).0);
-        }
-        // Not stream-ordered: an allocation on the stream would be recorded. SAFETY: freed in drop.
-        let at = unsafe { result::malloc_sync(size)? };
-        blocks.all.push((at, size));
-        Ok(at)
+    /// Puts it on a stream.
+    ///
+    /// # Safety
+    /// The arguments are those of the kernel; addresses in them are of buffers that live until it has run.
+    pub unsafe fn start(&self, context: &Context, stream: sys::CUstream) -> Result<()> {
+        let ([x, y, z], mut arguments) = (self.grid, self.arguments());
+        let (raw, shared) = (self.function.raw, self.shared);
+        // SAFETY: as the caller promises.
+        unsafe { result::launch_kernel(raw, (x, y, z), (self.threads, 1, 1), shared, stream, &mut arguments) }
+            .map_err(|e| context.failed(&format!("{} ({})", self.op, self.entry), e))
     }
 
-    /// A buffer of the arena is dropped. After the recording its memory waits for the graph's end.
-    pub fn give_back(&self, at: u64) {
-        if self.open.load(Relaxed) {
-            let mut blocks = self.blocks();
-            if let Some(&block) = blocks.all.iter().find(|b| b.0 == at) {
-                blocks.free.push(block);
-            }
-        }
+    /// Runs `f` with the driver's description of it.
+    fn described<T>(&self, f: impl FnOnce(&sys::CUDA_KERNEL_NODE_PARAMS) -> T) -> T {
+        let mut arguments = self.arguments();
+        f(&sys::CUDA_KERNEL_NODE_PARAMS {
+            func: self.function.raw,
+            gridDimX: self.grid[0],
+            gridDimY: self.grid[1],
+            gridDimZ: self.grid[2],
+            blockDimX: self.threads,
+            blockDimY: 1,
+            blockDimZ: 1,
+            sharedMemBytes: self.shared,
+            kernelParams: arguments.as_mut_ptr(),
+            extra: std::ptr::null_mut(),
+            kern: std::ptr::null_mut(),
+            ctx: std::ptr::null_mut(),
+        })
     }
 
-    /// A buffer of the pool is dropped. True if this graph may still use it.
-    pub fn keep(&self, at: u64, serial: u64) -> bool {
-        let keeps = serial < self.serial;
-        if keeps {
-            self.blocks().kept.push(at);
-        }
-        keeps
-    }
-
-    /// A kernel was recorded.
-    pub fn count(&self) {
-        self.kernels.fetch_add(1, Relaxed);
-    }
-}
-
-impl Drop for Arena {
-    fn drop(&mut self) {
-        if self.context.bind().is_err() {
-            return;
-        }
-        let blocks = std::mem::take(&mut *self.blocks());
-        // SAFETY: the stream outlives its arenas; nothing uses the memory once it has been waited for.
-        unsafe {
-            let _ = result::stream::synchronize(self.stream);
-            for (at, _) in blocks.all {
-                let _ = result::free_sync(at);
-            }
-            for at in blocks.kept {
-                let _ = result::free_async(at, self.stream);
-            }
-        }
+    /// Everything but the values of the arguments.
+    fn kind(&self) -> (usize, [u32; 3], u32, u32, &[usize]) {
+        (self.function.raw as usize, self.grid, self.threads, self.shared, &self.starts)
     }
 }
 
-/// Which recordings a stream has to take care of.
-#[derive(Default)]
-pub(crate) struct Recordings {
-    /// The one being made.
-    pub open: Option<Arc<Arena>>,
-    /// Those that may be launched.
-    pub alive: Vec<Weak<Arena>>,
-}
-
-/// Recorded launches; see [`Cuda::record`].
-pub struct Graph {
+/// A recorded step.
+struct Graph {
+    graph: sys::CUgraph,
     exec: sys::CUgraphExec,
-    // Before the stream, which it waits for when it ends.
-    arena: Arc<Arena>,
-    stream: Arc<Stream>,
+    nodes: Vec<sys::CUgraphNode>,
+    calls: Vec<Call>,
+    /// When it was started last.
+    used: u64,
 }
-
-// SAFETY: a handle of the driver, which locks for itself.
-unsafe impl Send for Graph {}
-// SAFETY: as above.
-unsafe impl Sync for Graph {}
 
 impl Graph {
-    /// Does everything again, with what the buffers hold now.
-    ///
-    /// # Errors
-    /// If the driver refuses.
-    pub fn launch(&self) -> Result<()> {
-        let context = &self.stream.context;
-        context.bind()?;
-        // SAFETY: both are alive, and so is all memory that the kernels use.
-        unsafe { result::graph::launch(self.exec, self.stream.raw) }.map_err(|e| context.failed("cuGraphLaunch", e))
+    fn new(calls: Vec<Call>) -> Result<Self, DriverError> {
+        let mut graph = std::ptr::null_mut();
+        // SAFETY: writes a handle.
+        unsafe { sys::cuGraphCreate(&mut graph, 0) }.result()?;
+        let mut made =
+            Graph { graph, exec: std::ptr::null_mut(), nodes: Vec::with_capacity(calls.len()), calls, used: 0 };
+        for call in &made.calls {
+            let mut node = std::ptr::null_mut();
+            let before = made.nodes.last().map_or(std::ptr::null(), std::ptr::from_ref);
+            // SAFETY: the graph and the node before are alive; the arguments are copied.
+            let added = call.described(|what| unsafe {
+                sys::cuGraphAddKernelNode_v2(&mut node, graph, before, usize::from(!before.is_null()), what)
+            });
+            added.result()?;
+            made.nodes.push(node);
+        }
+        // SAFETY: the graph just made.
+        made.exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }?;
+        Ok(made)
     }
 
-    /// Kernels of one launch.
-    pub fn kernels(&self) -> u64 {
-        self.arena.kernels.load(Relaxed)
+    /// Whether its kernels are these, whatever their arguments.
+    fn of_kind(&self, calls: &[Call]) -> bool {
+        self.calls.len() == calls.len() && self.calls.iter().zip(calls).all(|(a, b)| a.kind() == b.kind())
+    }
+
+    /// Kernels with other arguments.
+    fn different(&self, calls: &[Call]) -> usize {
+        self.calls.iter().zip(calls).filter(|(a, b)| a.words != b.words).count()
+    }
+
+    /// Takes over the arguments; returns how many kernels were given others.
+    fn update(&mut self, calls: Vec<Call>) -> Result<u64, DriverError> {
+        let mut updated = 0;
+        for ((old, new), &node) in self.calls.iter_mut().zip(calls).zip(&self.nodes) {
+            if old.words != new.words {
+                // SAFETY: a node of the graph that this one was made of, and the same kernel.
+                let set = |what: &_| unsafe { sys::cuGraphExecKernelNodeSetParams_v2(self.exec, node, what) };
+                new.described(set).result()?;
+                *old = new;
+                updated += 1;
+            }
+        }
+        Ok(updated)
     }
 }
 
 impl Drop for Graph {
     fn drop(&mut self) {
-        if self.stream.context.bind().is_ok() {
-            // SAFETY: made once, destroyed once; the driver finishes launches under way.
-            let _ = unsafe { result::graph::exec_destroy(self.exec) };
+        // SAFETY: made once, destroyed once; the driver finishes launches under way.
+        unsafe {
+            if !self.exec.is_null() {
+                let _ = result::graph::exec_destroy(self.exec);
+            }
+            let _ = result::graph::destroy(self.graph);
         }
     }
 }
 
-impl Cuda {
-    /// Records the operations of `work` instead of doing them; [`Graph::launch`] does them, any number of times.
+// SAFETY: handles of the driver, which locks for itself.
+unsafe impl Send for Graph {}
+
+/// The recorded steps of a handle.
+#[derive(Default)]
+pub(crate) struct Graphs {
+    graphs: Vec<Graph>,
+    /// Kinds of steps, the latest last.
+    seen: VecDeque<u64>,
+    clock: u64,
+}
+
+impl Graphs {
+    /// Starts a step's kernels: as one if steps of its kind came before, else one by one.
     ///
-    /// Shapes, constants and addresses are fixed then; contents are not: change them by uploads between launches. `work`
-    /// must not upload, download or wait, and other threads must not use this handle meanwhile. Results live in the
-    /// buffers that `work` wrote; those it allocated keep their memory until the graph is dropped. Do `work` once before,
-    /// so that its kernels are compiled.
-    ///
-    /// # Errors
-    /// What `work` returns, and if it did what cannot be recorded.
-    pub fn record(&self, work: impl FnOnce() -> Result<()>) -> Result<Graph> {
-        let (stream, context) = (&self.stream, &self.context);
-        let failed = |e| context.failed("recording", e);
-        context.bind()?;
-        let arena = Arc::new(Arena {
-            context: context.clone(),
-            stream: stream.raw,
-            serial: stream.next_serial(),
-            open: AtomicBool::new(true),
-            kernels: AtomicU64::new(0),
-            blocks: Mutex::default(),
-        });
-        {
-            let mut recordings = stream.recordings();
-            if recordings.open.is_some() {
-                return Err(Error::invalid("record", "a recording is under way on this device"));
-            }
-            // Relaxed: the arena's own allocations must be possible.
-            let mode = sys::CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_RELAXED;
-            // SAFETY: the stream is alive and not being captured.
-            unsafe { result::stream::begin_capture(stream.raw, mode) }.map_err(failed)?;
-            recordings.open = Some(arena.clone());
-            recordings.alive.retain(|a| a.strong_count() > 0);
-            recordings.alive.push(Arc::downgrade(&arena));
-        }
-        let done = work();
-        stream.recordings().open = None;
-        arena.open.store(false, Relaxed);
-        // SAFETY: begun above.
-        let graph = unsafe { result::stream::end_capture(stream.raw) };
-        done?;
-        let graph = graph.map_err(failed)?;
-        if graph.is_null() {
-            return Err(context.error("recording: something in it cannot be recorded"));
-        }
-        let flags = sys::CUgraphInstantiate_flags(0);
-        // SAFETY: the graph just made; the executable one does not need it any more.
-        let exec = unsafe {
-            let exec = result::graph::instantiate(graph, flags);
-            let _ = result::graph::destroy(graph);
-            exec
+    /// # Safety
+    /// As for [`Call::start`], of all of them.
+    pub unsafe fn start(
+        &mut self,
+        calls: Vec<Call>,
+        context: &Context,
+        stream: sys::CUstream,
+        counters: &Counters,
+    ) -> Result<()> {
+        let fits = (2..=MOST).contains(&calls.len()) && context.info.driver >= DRIVER;
+        let Some(i) = (if fits { self.find(&calls, context, counters)? } else { None }) else {
+            // SAFETY: as the caller promises.
+            return calls.iter().try_for_each(|call| unsafe { call.start(context, stream) });
         };
-        Ok(Graph { exec: exec.map_err(failed)?, arena, stream: stream.clone() })
+        let graph = &mut self.graphs[i];
+        if graph.calls != calls {
+            let updated = graph.update(calls).map_err(|e| context.failed("cuGraphExecKernelNodeSetParams", e))?;
+            counters.graph_updates.fetch_add(updated, Relaxed);
+        }
+        self.clock += 1;
+        graph.used = self.clock;
+        counters.graph_launches.fetch_add(1, Relaxed);
+        // SAFETY: the graph is alive, and its arguments are those of `calls`.
+        unsafe { result::graph::launch(graph.exec, stream) }.map_err(|e| context.failed("cuGraphLaunch", e))
     }
 
-    /// Fails while a recording is under way.
-    pub(crate) fn not_recording(&self, op: &'static str) -> Result<()> {
-        if self.stream.recordings().open.is_none() {
-            return Ok(());
+    /// The graph to start for these kernels, made if they are of a kind seen before.
+    fn find(&mut self, calls: &[Call], context: &Context, counters: &Counters) -> Result<Option<usize>> {
+        let kin = self.graphs.iter().enumerate().filter(|(_, g)| g.of_kind(calls));
+        let nearest = kin.map(|(i, g)| (g.different(calls), g.used, i)).min();
+        let full = self.graphs.len() == GRAPHS;
+        if let Some((different, _, i)) = nearest
+            && (different <= FEW.min(calls.len() / 4) || full)
+        {
+            return Ok(Some(i));
         }
-        Err(Error::invalid(op, "not possible while operations are recorded"))
+        let mut hasher = DefaultHasher::new();
+        calls.iter().for_each(|call| call.kind().hash(&mut hasher));
+        let kind = hasher.finish();
+        if !self.seen.contains(&kind) {
+            if self.seen.len() == SEEN {
+                self.seen.pop_front();
+            }
+            self.seen.push_back(kind);
+            return Ok(None);
+        }
+        if full {
+            let oldest = (0..GRAPHS).min_by_key(|&i| self.graphs[i].used).unwrap_or(0);
+            self.graphs.swap_remove(oldest);
+        }
+        let graph = Graph::new(calls.to_vec()).map_err(|e| context.failed("a CUDA graph", e))?;
+        counters.graphs_recorded.fetch_add(1, Relaxed);
+        self.graphs.push(graph);
+        Ok(Some(self.graphs.len() - 1))
+    }
+
+    /// Lets all of them go: the memory that they use is given up.
+    pub fn clear(&mut self) {
+        self.graphs.clear();
     }
 }

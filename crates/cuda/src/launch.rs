@@ -1,16 +1,15 @@
 //! From an operation's views to a kernel on the stream: checks, arguments, grid.
 
 use std::any::Any;
-use std::ffi::c_void;
 use std::sync::atomic::Ordering::Relaxed;
 
 use bytemuck::NoUninit;
-use cudarc::driver::result;
 use lowrank_backend::{DType, Error, In, Mode, Result};
 use lowrank_kernels::Module;
 use lowrank_kernels::launch::Launch as Planned;
 
 use crate::Cuda;
+use crate::graph::Call;
 use crate::memory::CudaBuffer;
 
 /// Blocks of a grid's first dimension, at most.
@@ -25,6 +24,13 @@ pub(crate) fn code(dtype: DType) -> u32 {
         DType::U32 => 3,
         DType::F64 => unreachable!("refused with its view"),
     }
+}
+
+/// Up to 8 bytes as a number with these bytes.
+fn word(bytes: &[u8]) -> u64 {
+    let mut word = [0; 8];
+    word[..bytes.len()].copy_from_slice(bytes);
+    u64::from_le_bytes(word)
 }
 
 /// 1 for Add.
@@ -82,37 +88,27 @@ impl Cuda {
         for l in launches {
             let missing = || self.context.error(format!("there is no kernel file {}", l.module));
             let module = Module::named(l.module).ok_or_else(missing)?;
-            let args = vec![l.params.as_ptr() as *mut c_void];
-            // SAFETY: the struct is the kernel's only parameter, and outlives the call.
-            unsafe { self.start(op, module, &l.entry, l.grid, l.block, l.shared, args)? };
+            let function = self.context.function(module, &l.entry, l.shared)?;
+            let (entry, grid, threads, shared) = (l.entry.clone(), l.grid, l.block, l.shared);
+            // The struct is the kernel's only parameter.
+            let words = l.params.chunks(8).map(word).collect();
+            let call = Call { op, entry, function, grid, threads, shared, words, starts: vec![0] };
+            // SAFETY: planned for this kernel over addresses of live buffers.
+            unsafe { self.start(call)? };
         }
         Ok(())
     }
 
-    /// Puts a kernel on the stream.
+    /// Puts a kernel on the stream, or with the others of a step that is being put together.
     ///
     /// # Safety
-    /// `args` point to the kernel's parameters, in their order; addresses in them are of live buffers of this stream.
-    #[allow(clippy::too_many_arguments)]
-    unsafe fn start(
-        &self,
-        op: &'static str,
-        module: &Module,
-        entry: &str,
-        [x, y, z]: [u32; 3],
-        threads: u32,
-        shared: u32,
-        mut args: Vec<*mut c_void>,
-    ) -> Result<()> {
-        let f = self.context.function(module, entry, shared)?;
+    /// The arguments are the kernel's, in their order; addresses in them are of live buffers of this stream.
+    unsafe fn start(&self, call: Call) -> Result<()> {
+        self.counters.launches.fetch_add(1, Relaxed);
+        let Some(call) = self.hold(call)? else { return Ok(()) };
         self.context.bind()?;
-        match &self.stream.recordings().open {
-            Some(recording) => recording.count(),
-            None => _ = self.counters.launches.fetch_add(1, Relaxed),
-        }
         // SAFETY: as the caller promises; memory is freed behind the kernel on the same stream.
-        unsafe { result::launch_kernel(f.raw, (x, y, z), (threads, 1, 1), shared, self.stream.raw, &mut args) }
-            .map_err(|e| self.context.failed(&format!("{op} ({entry})"), e))
+        unsafe { call.start(&self.context, self.stream.raw) }
     }
 
     /// A call of a kernel, to be given its arguments in the order of its parameters.
@@ -137,11 +133,7 @@ impl Launch<'_> {
     pub fn arg<T: NoUninit>(&mut self, value: &T) -> &mut Self {
         let bytes = bytemuck::bytes_of(value);
         self.starts.push(self.words.len());
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.words.push(u64::from_le_bytes(word));
-        }
+        self.words.extend(bytes.chunks(8).map(word));
         self
     }
 
@@ -192,11 +184,16 @@ impl Launch<'_> {
         let fits = u32::try_from(blocks).ok().filter(|&n| n <= GRID);
         let too_large = || Error::invalid(self.op, format!("a grid of {blocks} blocks is too large"));
         let grid = [fits.ok_or_else(too_large)?, 1, 1];
-        let words = self.words.as_ptr();
-        // SAFETY: each start is an index into words.
-        let args: Vec<*mut c_void> = self.starts.iter().map(|&i| unsafe { words.add(i) } as *mut c_void).collect();
-        // SAFETY: the arguments are those of the kernel, and are not touched before the call returns.
-        unsafe { self.cuda.start(self.op, self.module, self.entry, grid, threads, 0, args) }
+        let call = self.call(grid, threads)?;
+        // SAFETY: the arguments are those of the kernel, over addresses of live buffers.
+        unsafe { self.cuda.start(call) }
+    }
+
+    /// The kernel with its arguments, not started.
+    pub fn call(&mut self, grid: [u32; 3], threads: u32) -> Result<Call> {
+        let function = self.cuda.context.function(self.module, self.entry, 0)?;
+        let (words, starts) = (std::mem::take(&mut self.words), std::mem::take(&mut self.starts));
+        Ok(Call { op: self.op, entry: self.entry.to_string(), function, grid, threads, shared: 0, words, starts })
     }
 
     /// One thread per element, 256 in a block.

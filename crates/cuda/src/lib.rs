@@ -5,13 +5,14 @@
 //!
 //! * `driver`: is there a driver, which GPUs, what went wrong. * `context`: one open GPU with its compiled kernels.
 //! * `memory`: buffers from the driver's stream-ordered pool. * `staging`: bytes on their way to and from the device.
-//! * `graph`: launches recorded once and repeated as one. * `launch`: from views to a kernel on the stream.
-//! * `hopper`: which products have kernels of their own there. * One file per family of operations; the kernels are in
-//!   `kernels/`.
+//! * `step`, `arena`, `graph`: steps that come again, their memory, and their kernels started as one.
+//! * `launch`: from views to a kernel on the stream. * `hopper`: which products have kernels of their own there.
+//! * One file per family of operations; the kernels are in `kernels/`.
 //!
 //! Results are the same bits on every run on one device: a sum has one owner and an order that depends on sizes only, and
 //! there are no float atomics.
 
+mod arena;
 mod attention;
 mod backend;
 mod context;
@@ -30,6 +31,7 @@ mod reduce;
 mod rows;
 mod sequence;
 mod staging;
+mod step;
 #[cfg(test)]
 mod tests;
 
@@ -39,17 +41,18 @@ use std::sync::{Arc, Mutex};
 use lowrank_backend::Result;
 
 pub use driver::{DeviceInfo, devices};
-pub use graph::Graph;
 
 use context::Context;
 use memory::Stream;
 use staging::Staging;
+use step::Recorded;
 
 /// A GPU. Its stream and counters are its own; compiled kernels are shared with every other handle on the same GPU.
 pub struct Cuda {
     context: Arc<Context>,
     stream: Arc<Stream>,
     staging: Mutex<Staging>,
+    recorded: Mutex<Recorded>,
     counters: Counters,
     /// Whether Hopper's own kernels are used.
     hopper: bool,
@@ -58,6 +61,9 @@ pub struct Cuda {
 #[derive(Default)]
 struct Counters {
     launches: AtomicU64,
+    graph_launches: AtomicU64,
+    graphs_recorded: AtomicU64,
+    graph_updates: AtomicU64,
     waits: AtomicU64,
     uploaded: AtomicU64,
     downloaded: AtomicU64,
@@ -74,7 +80,7 @@ impl Cuda {
         let hopper = hopper::wanted(&context.info, tier)?;
         let stream = Arc::new(Stream::new(context.clone())?);
         let staging = Mutex::new(Staging::new(stream.clone()));
-        Ok(Cuda { context, stream, staging, counters: Counters::default(), hopper })
+        Ok(Cuda { context, stream, staging, recorded: Mutex::default(), counters: Counters::default(), hopper })
     }
 
     /// The GPU that this is.

@@ -7,8 +7,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use cudarc::driver::{DriverError, result, sys};
 use lowrank_backend::{Buffer, Error, Result, Stats};
 
+use crate::arena::{Home, Taken};
 use crate::context::Context;
-use crate::graph::{Arena, Recordings};
+use crate::step::Steps;
+
+const FULL: DriverError = DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
 
 /// The one stream that everything of a handle goes through, so that order needs no events.
 pub(crate) struct Stream {
@@ -16,9 +19,7 @@ pub(crate) struct Stream {
     pub raw: sys::CUstream,
     live: AtomicU64,
     peak: AtomicU64,
-    /// Counts buffers and recordings, to tell what was first.
-    serial: AtomicU64,
-    recordings: Mutex<Recordings>,
+    steps: Mutex<Steps>,
 }
 
 // SAFETY: a handle of the driver, which locks for itself.
@@ -31,16 +32,12 @@ impl Stream {
         context.bind()?;
         let raw = result::stream::create(result::stream::StreamKind::NonBlocking)
             .map_err(|e| context.failed("cuStreamCreate", e))?;
-        let (live, peak, serial) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        Ok(Stream { context, raw, live, peak, serial, recordings: Mutex::default() })
+        Ok(Stream { context, raw, live: AtomicU64::new(0), peak: AtomicU64::new(0), steps: Mutex::default() })
     }
 
-    pub fn next_serial(&self) -> u64 {
-        self.serial.fetch_add(1, Relaxed)
-    }
-
-    pub fn recordings(&self) -> MutexGuard<'_, Recordings> {
-        self.recordings.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What there is of repeated steps.
+    pub fn steps(&self) -> MutexGuard<'_, Steps> {
+        self.steps.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits for everything on the stream.
@@ -50,27 +47,11 @@ impl Stream {
         unsafe { result::stream::synchronize(self.raw) }.map_err(|e| self.context.failed("cuStreamSynchronize", e))
     }
 
-    /// Memory, uninitialised; none for 0 bytes still has an address.
+    /// Memory, uninitialised; none for 0 bytes still has an address. A step under way has it from its arena.
     pub fn alloc(self: &Arc<Self>, bytes: usize) -> Result<CudaBuffer> {
         self.context.bind()?;
-        let size = bytes.max(16);
-        let full = DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-        let arena = self.recordings().open.clone();
-        let mut got = match &arena {
-            Some(arena) => arena.take(size),
-            // SAFETY: all use of the memory is on this stream.
-            None => unsafe { result::malloc_async(self.raw, size) },
-        };
-        if got == Err(full) && arena.is_none() {
-            // What was freed but not yet reached on the stream, and what fits no hole of the pool, may be what is missing.
-            self.wait()?;
-            // SAFETY: the device's own pool; only memory that nothing holds goes back.
-            let _ = unsafe { result::mem_pool::trim_to(self.context.pool, 0) };
-            // SAFETY: as above.
-            got = unsafe { result::malloc_async(self.raw, size) };
-        }
-        let at = got.map_err(|e| {
-            if e == full {
+        let (at, home) = self.take(bytes.max(16)).map_err(|e| {
+            if e == FULL {
                 let live = self.live.load(Relaxed);
                 return Error::OutOfMemory { device: self.context.name(), requested: bytes, live };
             }
@@ -78,7 +59,62 @@ impl Stream {
         })?;
         let live = self.live.fetch_add(bytes as u64, Relaxed) + bytes as u64;
         self.peak.fetch_max(live, Relaxed);
-        Ok(CudaBuffer { at, bytes, serial: self.next_serial(), arena, stream: self.clone() })
+        Ok(CudaBuffer { at, bytes, home, stream: self.clone() })
+    }
+
+    fn take(&self, size: usize) -> Result<(u64, Home), DriverError> {
+        let mut steps = self.steps();
+        while steps.open {
+            match steps.arena.take(size) {
+                Taken::At(at, home) => return Ok((at, home)),
+                Taken::Pool => break,
+                Taken::Slab(size) => {
+                    let at = self.pooled(size)?;
+                    steps.arena.add_slab(at);
+                }
+                Taken::Chunk(like, need) => {
+                    let (at, size) = match self.pooled(like) {
+                        Err(e) if e == FULL && need < like => (self.pooled(need)?, need),
+                        other => (other?, like),
+                    };
+                    steps.arena.add_chunk(at, size);
+                }
+            }
+        }
+        let mut got = self.pooled(size);
+        if got == Err(FULL) {
+            // The arena may hold what is missing.
+            self.free(&steps.arena.trim());
+            got = self.pooled(size);
+        }
+        Ok((got?, Home::Pool))
+    }
+
+    /// Memory of the driver's pool.
+    fn pooled(&self, size: usize) -> Result<u64, DriverError> {
+        // SAFETY: all use of the memory is on this stream.
+        let got = unsafe { result::malloc_async(self.raw, size) };
+        if got != Err(FULL) {
+            return got;
+        }
+        // What was freed but not yet reached on the stream, and what fits no hole of the pool, may be what is missing.
+        // SAFETY: the stream is alive; only memory that nothing holds goes back from the device's own pool.
+        unsafe {
+            result::stream::synchronize(self.raw)?;
+            let _ = result::mem_pool::trim_to(self.context.pool, 0);
+            result::malloc_async(self.raw, size)
+        }
+    }
+
+    /// Gives memory back to the driver's pool, behind everything on the stream.
+    pub fn free(&self, addresses: &[u64]) {
+        if self.context.bind().is_err() {
+            return;
+        }
+        for &at in addresses.iter().filter(|&&at| at != 0) {
+            // SAFETY: allocated on this stream and freed once, after all work that was given to it.
+            let _ = unsafe { result::free_async(at, self.raw) };
+        }
     }
 
     /// Sets the peak to what is alive.
@@ -99,12 +135,14 @@ impl Stream {
         use sys::CUmemPool_attribute::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
         let (reserved, used) =
             (attribute(CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT), attribute(CU_MEMPOOL_ATTR_USED_MEM_CURRENT));
-        stats.bytes_pooled = reserved.saturating_sub(used);
+        stats.bytes_pooled = reserved.saturating_sub(used) + self.steps().arena.unused() as u64;
     }
 }
 
 impl Drop for Stream {
     fn drop(&mut self) {
+        let addresses = self.steps().arena.all();
+        self.free(&addresses);
         if self.context.bind().is_ok() {
             // SAFETY: no buffer is left, each holds the stream; the driver finishes what is on it.
             let _ = unsafe { result::stream::destroy(self.raw) };
@@ -116,9 +154,7 @@ impl Drop for Stream {
 pub(crate) struct CudaBuffer {
     at: sys::CUdeviceptr,
     bytes: usize,
-    serial: u64,
-    /// Of the recording that asked for it.
-    arena: Option<Arc<Arena>>,
+    home: Home,
     stream: Arc<Stream>,
 }
 
@@ -143,17 +179,12 @@ impl Buffer for CudaBuffer {
 impl Drop for CudaBuffer {
     fn drop(&mut self) {
         self.stream.live.fetch_sub(self.bytes as u64, Relaxed);
-        if let Some(arena) = &self.arena {
-            return arena.give_back(self.at);
-        }
-        // A graph that may still use it keeps it. Upgraded outside the lock: the last handle on an arena waits.
-        let graphs: Vec<_> = self.stream.recordings().alive.iter().filter_map(|a| a.upgrade()).collect();
-        if graphs.iter().any(|graph| graph.keep(self.at, self.serial)) {
-            return;
-        }
-        if self.stream.context.bind().is_ok() {
-            // SAFETY: allocated on this stream and freed once, after all work that was given to it.
-            let _ = unsafe { result::free_async(self.at, self.stream.raw) };
+        let mut steps = self.stream.steps();
+        match (self.home, &mut steps.held) {
+            // Work that is held back may use it.
+            (Home::Pool, Some(held)) => held.dropped.push(self.at),
+            (Home::Pool, None) => self.stream.free(&[self.at]),
+            (home, _) => steps.arena.give_back(self.at, home),
         }
     }
 }

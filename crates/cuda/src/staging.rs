@@ -106,7 +106,7 @@ impl Staging {
     }
 
     /// Queues a copy of host bytes.
-    fn upload(&mut self, bytes: &[u8], to: u64) -> Result<()> {
+    pub fn upload(&mut self, bytes: &[u8], to: u64) -> Result<()> {
         let stream = self.stream.clone();
         let failed = |e| stream.context.failed("upload", e);
         stream.context.bind()?;
@@ -144,14 +144,16 @@ impl Drop for Staging {
 }
 
 impl Cuda {
-    fn staging(&self) -> MutexGuard<'_, Staging> {
+    pub(crate) fn staging(&self) -> MutexGuard<'_, Staging> {
         self.staging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Host bytes to a device address that has room for them.
     pub(crate) fn stage(&self, bytes: &[u8], to: u64) -> Result<()> {
-        self.not_recording("upload")?;
         self.counters.uploaded.fetch_add(bytes.len() as u64, Relaxed);
+        if self.hold_upload(bytes, to)? {
+            return Ok(());
+        }
         self.staging().upload(bytes, to)
     }
 
@@ -159,7 +161,7 @@ impl Cuda {
     pub(crate) fn read_back<'a>(&'a self, src: In<'a>) -> Readback<'a> {
         const OP: &str = "download";
         let bytes = src.len * src.dtype.size();
-        let queued = self.not_recording(OP).and_then(|()| self.address(OP, "source", src)).and_then(|from| {
+        let queued = self.settle().and_then(|()| self.address(OP, "source", src)).and_then(|from| {
             let copy = if (1..=SMALL_READ).contains(&bytes) { Some(self.queue_read(from, bytes)?) } else { None };
             Ok((from, copy))
         });

@@ -11,6 +11,8 @@ use lowrank_kernels::{COPY, Module};
 use crate::driver::DeviceInfo;
 use crate::{Cuda, driver};
 
+mod steps;
+
 /// The first GPU.
 pub(crate) fn device() -> Option<Cuda> {
     let required = std::env::var("LOWRANK_REQUIRE").is_ok_and(|names| names.split(',').any(|n| n.trim() == "cuda"));
@@ -247,123 +249,6 @@ fn a_low_rank_layer_in_every_precision() {
             assert!(worst <= largest * 2f32.powi(-bits), "{what} in {}: {worst} of {largest}", precision.name());
         }
     }
-}
-
-// ---- recorded launches ----
-
-/// One step of a small low-rank layer: forward, backward, gradient norm, AdamW.
-struct Layer {
-    x: Held,
-    w: Held,
-    gy: Held,
-    factors: [Held; 2],
-    states: Vec<Held>,
-    y: Held,
-    scalars: Held,
-}
-
-impl Layer {
-    const SIZES: [usize; 4] = [20, 12, 16, 3];
-
-    fn new(cuda: &Cuda) -> Self {
-        let [m, n, k, r] = Self::SIZES;
-        let mut rng = philox::Rng::new(3, 0);
-        let mut random = |len: usize| {
-            let values: Vec<f32> = (0..len).map(|_| rng.uniform() as f32 - 0.5).collect();
-            Held::of(cuda, &values)
-        };
-        let mut words = Scalars::new();
-        words[Scalars::LR] = 0.01;
-        Layer {
-            x: random(m * k),
-            w: random(n * k),
-            gy: random(m * n),
-            factors: [random(r * k), random(n * r)],
-            states: [r * k, r * k, n * r, n * r].map(|len| Held::of(cuda, &vec![0.0f32; len])).into(),
-            y: random(m * n),
-            scalars: Held::of(cuda, words.words()),
-        }
-    }
-
-    fn step(&mut self, cuda: &Cuda) -> Result<()> {
-        let [m, n, k, r] = Self::SIZES;
-        let mut h = Held::empty(cuda, DType::F32, m * r);
-        let (mut da, mut db) = (Held::empty(cuda, DType::F32, r * k), Held::empty(cuda, DType::F32, n * r));
-        {
-            let weight = Weight::Dense(self.w.view());
-            let base = Linear { m, n, k, w: weight, bias: None, precision: Precision::Full };
-            let dropout = Some(Dropout { p: 0.25, seed: 5, stream: 0 });
-            let scalars = self.scalars.view();
-            let (a, b) = (self.factors[0].view(), self.factors[1].view());
-            let op = Lora { base, r, scale: 2.0, a, b, dropout, scalars };
-            cuda.lora_forward(&op, self.x.view(), self.y.out(), h.out())?;
-            let (x, gy) = (self.x.view(), self.gy.view());
-            cuda.lora_backward(&op, x, h.view(), gy, None, Some(da.out().set()), Some(db.out().set()))?;
-        }
-        cuda.grad_norm(&[da.view(), db.view()], Some(0.5), self.scalars.out())?;
-        let op = AdamW { beta1: 0.9, beta2: 0.99, eps: 1e-8, weight_decay: 0.01, group: 0 };
-        let [a, b] = &mut self.factors;
-        let [ma, va, mb, vb] = &mut self.states[..] else { unreachable!("four of them") };
-        let mut list = [
-            AdamWParam { p: a.out(), m: ma.out(), v: va.out(), g: da.view() },
-            AdamWParam { p: b.out(), m: mb.out(), v: vb.out(), g: db.view() },
-        ];
-        cuda.adamw(&op, self.scalars.view(), &mut list)
-    }
-
-    /// The per-step value that keys dropout.
-    fn begin(&mut self, cuda: &Cuda, step: f32) -> Result<()> {
-        cuda.upload(bytemuck::bytes_of(&step), self.scalars.out().narrow(Scalars::STEP, 1))
-    }
-
-    fn values(&self, cuda: &Cuda) -> Vec<u32> {
-        let all = [&self.y, &self.factors[0], &self.factors[1], &self.scalars];
-        all.into_iter().flat_map(|t| t.read::<f32>(cuda)).map(f32::to_bits).collect()
-    }
-}
-
-#[test]
-fn recorded_steps_give_the_bits_of_steps_done_one_by_one() {
-    let Some(cuda) = device() else { return };
-    let (mut here, mut there) = (Layer::new(&cuda), Layer::new(&cuda));
-    let untouched = there.values(&cuda);
-    let launches = cuda.stats().launches;
-    let graph = cuda.record(|| there.step(&cuda)).unwrap();
-    assert_eq!(cuda.stats().launches, launches, "recording starts nothing");
-    assert!(there.values(&cuda) == untouched, "recording does nothing");
-    for step in 0..3u8 {
-        here.begin(&cuda, f32::from(step)).unwrap();
-        here.step(&cuda).unwrap();
-        there.begin(&cuda, f32::from(step)).unwrap();
-        graph.launch().unwrap();
-        assert!(there.values(&cuda) == here.values(&cuda), "step {step}");
-    }
-    // Memory that the graph uses stays its own: what is allocated after a drop is somewhere else.
-    let Layer { x, y, .. } = there;
-    drop((x, y));
-    let held: Vec<Held> = (0..8).map(|_| Held::of(&cuda, &vec![7.0f32; 320])).collect();
-    graph.launch().unwrap();
-    assert!(held.iter().all(|t| t.read::<f32>(&cuda) == vec![7.0; 320]));
-    assert!(graph.kernels() >= 8, "{}", graph.kernels());
-    drop(graph);
-    drop((held, here));
-    assert_eq!(Held::of(&cuda, &[1u32]).read::<u32>(&cuda), [1]);
-}
-
-#[test]
-fn what_cannot_be_recorded_is_refused() {
-    let Some(cuda) = device() else { return };
-    let mut x = Held::of(&cuda, &[1.0f32; 4]);
-    let error = |r: Result<crate::Graph>| r.err().unwrap().to_string();
-    let e = error(cuda.record(|| cuda.upload(&[0; 16], x.out())));
-    assert!(e.contains("upload") && e.contains("recorded"), "{e}");
-    let e = error(cuda.record(|| cuda.sync()));
-    assert!(e.contains("sync"), "{e}");
-    let e = error(cuda.record(|| pollster::block_on(cuda.download(x.view())).map(drop)));
-    assert!(e.contains("download"), "{e}");
-    let e = error(cuda.record(|| cuda.record(|| Ok(())).map(drop)));
-    assert!(e.contains("under way"), "{e}");
-    assert_eq!(x.read::<f32>(&cuda), [1.0; 4]);
 }
 
 // ---- errors ----

@@ -47,14 +47,20 @@ fn optin() -> R<usize> {
 }
 
 /// What a launch asks for.
-struct Shape {
-    grid: [c_uint; 3],
-    block: [c_uint; 3],
-    cluster: [c_uint; 3],
-    shared: c_uint,
+pub(crate) struct Shape {
+    pub grid: [c_uint; 3],
+    pub block: [c_uint; 3],
+    pub cluster: [c_uint; 3],
+    pub shared: c_uint,
 }
 
 fn launch(s: &mut State, f: u64, shape: Shape, stream: u64, args: In<usize>, extra: In<usize>) -> R {
+    let work = prepare(s, f, shape, args, extra)?;
+    s.submit(stream, work)
+}
+
+/// A launch, checked, with its arguments read.
+pub(crate) fn prepare(s: &mut State, f: u64, shape: Shape, args: In<usize>, extra: In<usize>) -> R<Work> {
     s.ready()?;
     let func = s.funcs.get_or_insert_default().get(&f).cloned().ok_or(INVALID_HANDLE)?;
     let module = s.modules.get_or_insert_default().get(&func.module).cloned().ok_or(INVALID_HANDLE)?;
@@ -99,7 +105,7 @@ fn launch(s: &mut State, f: u64, shape: Shape, stream: u64, args: In<usize>, ext
     let races = std::env::var_os("LOWRANK_PTXSIM_RACES").is_none_or(|v| v != "0");
     let cfg =
         Config { grid: shape.grid, block: shape.block, cluster: shape.cluster, shared, races, ..Config::default() };
-    s.submit(stream, Work::Launch { func: f, cfg: Box::new(cfg), params })
+    Ok(Work::Launch { func: f, cfg: Box::new(cfg), params })
 }
 
 /// `CUlaunchAttribute`: an id, and a union of 64 bytes.

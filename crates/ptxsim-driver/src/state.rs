@@ -36,6 +36,13 @@ pub(crate) enum Work {
     Free(u64),
 }
 
+/// Work of a graph, and the nodes that must be done before it.
+#[derive(Clone)]
+pub(crate) struct Node {
+    pub work: Work,
+    pub after: Vec<usize>,
+}
+
 pub(crate) struct State {
     pub memory: Option<Memory>,
     pub initialised: bool,
@@ -46,7 +53,11 @@ pub(crate) struct State {
     /// Streams by handle, with the work captured so far.
     pub streams: Option<HashMap<u64, Option<Vec<Work>>>>,
     pub events: Option<HashMap<u64, Option<Instant>>>,
-    pub graphs: Option<HashMap<u64, Vec<Work>>>,
+    pub graphs: Option<HashMap<u64, Vec<Node>>>,
+    /// Graph and place of each node.
+    pub nodes: Option<HashMap<u64, (u64, usize)>>,
+    /// Executable graphs, with the graph that each was made of.
+    pub execs: Option<HashMap<u64, (u64, Vec<Node>)>>,
     pub pinned: Option<HashMap<usize, Box<[u64]>>>,
     next: u64,
 }
@@ -63,6 +74,8 @@ impl State {
             streams: None,
             events: None,
             graphs: None,
+            nodes: None,
+            execs: None,
             pinned: None,
             next: 0x1000,
         }

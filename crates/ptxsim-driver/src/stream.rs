@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::abi::{Out, R, api};
 use crate::codes::*;
-use crate::state::State;
+use crate::state::{Node, State, Work};
 
 fn create(s: &mut State, o: Out<u64>) -> R {
     s.ready()?;
@@ -53,7 +53,8 @@ api! {
         let captured = s.streams.get_or_insert_default().get_mut(&stream).ok_or(INVALID_HANDLE)?.take();
         let work = captured.ok_or(INVALID_VALUE)?;
         let h = s.handle();
-        s.graphs.get_or_insert_default().insert(h, work);
+        let chain = |(i, work): (usize, Work)| Node { work, after: i.checked_sub(1).into_iter().collect() };
+        s.graphs.get_or_insert_default().insert(h, work.into_iter().enumerate().map(chain).collect());
         o.set(h)
     }
     fn cuStreamIsCapturing(stream: u64, o: Out<c_int>) |s| {

@@ -37,11 +37,17 @@ pub fn evaluate_with(
 ) -> Result<Option<Evaluation>> {
     let (mut sum, mut tokens, mut done) = (0.0, 0, 0);
     for chunk in examples.chunks(batch.max(1)) {
-        let b = Batch::new(chunk, model.device())?;
-        if b.counted > 0 {
-            let loss = no_grad(|| model.loss(&b.ids, &b.targets, b.counted as f64))?;
-            sum += loss.item()? * b.counted as f64;
-            tokens += b.counted;
+        let device = model.device();
+        let (counted, loss) = device.repeated(|| -> Result<_> {
+            let b = Batch::new(chunk, device)?;
+            if b.counted == 0 {
+                return Ok((0, None));
+            }
+            Ok((b.counted, Some(no_grad(|| model.loss(&b.ids, &b.targets, b.counted as f64))?)))
+        })?;
+        if let Some(loss) = loss {
+            sum += loss.item()? * counted as f64;
+            tokens += counted;
         }
         done += chunk.len();
         if !progress(done, examples.len()) {

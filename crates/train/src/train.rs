@@ -180,17 +180,22 @@ impl<'a> Run<'a> {
     /// [`Run::step`] on examples that were chosen before.
     pub(crate) fn step_on(&mut self, chosen: &Chosen<'_>, model: &Llama, observer: &mut dyn Observer) -> Result<()> {
         let start = Instant::now();
-        let mut losses = Vec::new();
-        for examples in chosen.micro_batches() {
-            let batch = Batch::new(examples.iter().copied(), model.device())?;
-            model.device().begin_step(self.micro_step)?;
-            self.micro_step += 1;
-            // The denominator is the whole step's, so the micro-batches' gradients simply add up.
-            let loss = model.loss(&batch.ids, &batch.targets, chosen.counted as f64)?;
-            losses.push((loss.detach(), 0));
-            loss.backward()?;
-        }
-        self.update(chosen, losses, observer, || start.elapsed().as_secs_f64())
+        let device = model.device();
+        let losses = device.repeated(|| -> Result<_> {
+            let mut losses = Vec::new();
+            for examples in chosen.micro_batches() {
+                let batch = Batch::new(examples.iter().copied(), device)?;
+                device.begin_step(self.micro_step)?;
+                self.micro_step += 1;
+                // The denominator is the whole step's, so the micro-batches' gradients simply add up.
+                let loss = model.loss(&batch.ids, &batch.targets, chosen.counted as f64)?;
+                losses.push((loss.detach(), 0));
+                loss.backward()?;
+            }
+            self.optimise()?;
+            Ok(losses)
+        })?;
+        self.updated(chosen, losses, observer, || start.elapsed().as_secs_f64())
     }
 
     /// The next step's examples.
@@ -206,19 +211,28 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Moves the adapter along its gradients, which are there, and tells of the step before. `seconds` is asked for once
+    /// The factor of the learning rate in the step under way.
+    fn factor(&self) -> f64 {
+        self.options.schedule.factor(self.step as u32, self.steps as u32, self.options.warmup as u32)
+    }
+
+    /// Moves the adapter along its gradients, which are there.
+    pub(crate) fn optimise(&mut self) -> Result<()> {
+        self.optimiser.step(self.factor(), self.options.clip)?;
+        self.optimiser.zero_grad();
+        Ok(())
+    }
+
+    /// Counts a step whose operations are on their way, and tells of the one before. `seconds` is asked for once
     /// everything else is done.
-    pub(crate) fn update(
+    pub(crate) fn updated(
         &mut self,
         chosen: &Chosen<'_>,
         losses: Vec<(Tensor, usize)>,
         observer: &mut dyn Observer,
         seconds: impl FnOnce() -> f64,
     ) -> Result<()> {
-        let (options, tokens) = (self.options, chosen.tokens);
-        let factor = options.schedule.factor(self.step as u32, self.steps as u32, options.warmup as u32);
-        self.optimiser.step(factor, options.clip)?;
-        self.optimiser.zero_grad();
+        let (options, tokens, factor) = (self.options, chosen.tokens, self.factor());
         self.step += 1;
         let (step, lr, grad_norm) = (self.step, options.lr * factor, self.optimiser.norm_tensor()?);
         self.report(observer)?;

@@ -39,6 +39,7 @@ impl Counters {
             bytes_pooled: 0,
             bytes_uploaded: self.uploaded.load(Relaxed),
             bytes_downloaded: self.downloaded.load(Relaxed),
+            ..Stats::default()
         }
     }
 }

@@ -28,6 +28,7 @@ fn memory_is_counted_and_given_back() {
         bytes_pooled: 0,
         bytes_uploaded: 12,
         bytes_downloaded: 12,
+        ..Stats::default()
     };
     assert_eq!(r.stats(), want);
     r.reset_peak();

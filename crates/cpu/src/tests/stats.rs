@@ -18,6 +18,7 @@ fn the_counters_count() {
         bytes_pooled: 0,
         bytes_uploaded: 12,
         bytes_downloaded: 4,
+        ..Stats::default()
     };
     assert_eq!(cpu.stats(), want);
     drop(x);

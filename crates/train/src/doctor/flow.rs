@@ -7,14 +7,19 @@ use lowrank_core::{DType, Tensor, no_grad};
 use lowrank_lora::{Adapter, Host, LowRank};
 
 use super::linalg::{squares_of_product, transpose};
+use super::others::Others;
 use super::{DoctorOptions, LayerReport};
 use crate::Result;
+
+/// ‖BA‖/(‖A‖‖B‖) of factors in f32 that cancel; of random ones it is 1/√r or so.
+const CANCELLED: f64 = 1e-5;
 
 /// What a step shows.
 pub(super) struct Flow {
     pub loss: f64,
     pub loss_after: Option<f64>,
     pub layers: Vec<LayerReport>,
+    pub others: Others,
 }
 
 /// Every trainable value.
@@ -61,12 +66,13 @@ pub(super) fn measure<H: Host>(
             not_finite: factors.bt.iter().chain(&factors.a).any(|v| !v.is_finite()),
             base_not_finite: !weight_norm.is_finite(),
             both_zero: zero(&factors.a) && zero(&factors.bt),
-            product_zero: zero(&factors.a) || zero(&factors.bt) || (pair.offset.is_some() && factors.cancel()),
+            product_zero: factors.cancel(),
             ..LayerReport::default()
         });
         before.push(factors);
     }
     state(&mut layers, &before, 0);
+    let mut others = Others::of(host, adapter)?;
 
     zero_grad(adapter);
     let start = loss(host)?;
@@ -77,9 +83,10 @@ pub(super) fn measure<H: Host>(
     }
     drop(start);
     gradients(adapter, &mut layers, 0)?;
+    others.gradients(adapter, 0, options.energy)?;
     let moved: Vec<(String, Tensor)> = adapter.parameters().into_iter().filter(|(_, t)| t.grad().is_some()).collect();
     if moved.is_empty() || !first.is_finite() {
-        return Ok(Flow { loss: first, loss_after: None, layers });
+        return Ok(Flow { loss: first, loss_after: None, layers, others });
     }
     let group = Group { params: moved, lr: options.lr, weight_decay: 0.0 };
     AdamW::new(vec![group], AdamWOptions::default())?.step(1.0, options.clip)?;
@@ -93,13 +100,15 @@ pub(super) fn measure<H: Host>(
         after.push(new);
     }
     state(&mut layers, &after, 1);
+    others.after(adapter, options.energy.is_some())?;
     let second = loss(host)?;
     let loss_after = second.item()?;
     if second.requires_grad() {
         second.backward()?;
     }
     gradients(adapter, &mut layers, 1)?;
-    Ok(Flow { loss: first, loss_after: Some(loss_after), layers })
+    others.gradients(adapter, 1, None)?;
+    Ok(Flow { loss: first, loss_after: Some(loss_after), layers, others })
 }
 
 /// What follows from A and B alone.
@@ -168,11 +177,12 @@ impl Factors {
         Ok(Factors { bt: transpose(&b, n, r), a, r, n, k })
     }
 
-    /// Whether the second half takes off just what the first one adds, as when the init split the base.
+    /// Whether B A is zero up to rounding: one of them is, or they are orthogonal (so starts `orthogonal`), or the second
+    /// half takes off just what the first one adds (when the init split the base).
     fn cancel(&self) -> bool {
-        let (a, a0) = self.a.split_at(self.a.len() / 2);
-        let (b, b0) = self.bt.split_at(self.bt.len() / 2);
-        a == a0 && b.iter().zip(b0).all(|(x, y)| *x == -y)
+        let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let product: f64 = self.singular_squares().iter().sum();
+        product.max(0.0).sqrt() <= CANCELLED * norm(&self.a) * norm(&self.bt)
     }
 
     /// `BA − B₀A₀` as [B, −B₀][A; A₀].
