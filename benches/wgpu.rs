@@ -3,7 +3,8 @@
 //! `cargo bench --features wgpu --bench wgpu` takes the first adapter, `… -- wgpu:1` another one, `… -- --test` runs the
 //! smallest shape once. Throughput counts necessary operations only (see `benches/lora.rs`). A pass is put into the queue
 //! [`TURNS`] times between two waits, so that what is measured is the device and not the way to it; candidates take
-//! turns. The last lines are a large copy, which bounds what memory can do, and a plain product.
+//! turns. The last lines are a large copy, which bounds what memory can do, and a plain product by each variant of the
+//! tiles that this adapter has (`LOWRANK_WGPU`), from which to choose in `crates/wgpu/src/tile.rs`.
 
 use std::time::Instant;
 
@@ -13,6 +14,8 @@ use lowrank_core::{DType, Device, Result, Tensor, no_grad, philox};
 const SHAPES: [[usize; 4]; 4] = [[64, 256, 256, 8], [512, 768, 768, 8], [512, 2048, 2048, 16], [1024, 4096, 4096, 16]];
 /// Passes between two waits.
 const TURNS: usize = 5;
+/// Ways to compute a product by tiles.
+const TILES: [&str; 5] = ["4x4", "8x8", "8x8-wide", "subgroups", "cooperative"];
 /// Software adapters take minutes for more operations than this.
 const SOFTWARE: usize = 2_000_000_000;
 
@@ -83,6 +86,13 @@ fn time(device: &Device, turns: usize, mut f: impl FnMut() -> Result<()>) -> Res
     Ok(best)
 }
 
+/// Time and speed of a plain product of matrices of `side`.
+fn product(device: &Device, side: usize, turns: usize) -> Result<String> {
+    let (a, b) = (random(&[side, side], 5, device)?, random(&[side, side], 6, device)?);
+    let seconds = time(device, turns, || a.matmul(&b).map(drop))?;
+    Ok(format!("{:.3} ms, {:.1} GFLOP/s", seconds * 1e3, 2.0 * (side as f64).powi(3) / seconds / 1e9))
+}
+
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let once = arguments.iter().any(|a| a == "--test");
@@ -94,6 +104,11 @@ fn main() -> Result<()> {
             return Ok(());
         }
     };
+    if let Some((side, turns)) = arguments.iter().find_map(|a| a.strip_prefix("product=")?.split_once(',')) {
+        let number = |text: &str| text.parse().expect("a number");
+        println!("{}", product(&device, number(side), number(turns))?);
+        return Ok(());
+    }
     let software = device.name().contains("software");
     println!("{}", device.name());
     println!("{:<24} {:<18} {:>10} {:>9} {:>8} {:>9}", "m k n r", "what", "ms", "GFLOP/s", "kernels", "peak MiB");
@@ -129,9 +144,15 @@ fn main() -> Result<()> {
         }
     }
     let side = if once || software { 512 } else { 4096 };
-    let (a, b) = (random(&[side, side], 5, &device)?, random(&[side, side], 6, &device)?);
-    let seconds = time(&device, turns, || a.matmul(&b).map(drop))?;
-    println!("product {side}³: {:.3} ms, {:.1} GFLOP/s", seconds * 1e3, 2.0 * (side as f64).powi(3) / seconds / 1e9);
+    println!("product {side}³, as chosen: {}", product(&device, side, turns)?);
+    for tile in if once { &TILES[..1] } else { &TILES[..] } {
+        // A device takes its variant when it is opened.
+        let this = std::env::current_exe().expect("this program's path");
+        let arguments = [name.to_string(), format!("product={side},{turns}")];
+        let output = std::process::Command::new(this).args(arguments).env("LOWRANK_WGPU", tile).output();
+        let said = output.map_or_else(|e| e.to_string(), |o| String::from_utf8_lossy(&o.stdout).trim().to_string());
+        println!("product {side}³, {tile}: {said}");
+    }
     let len = if once || software { 1 << 22 } else { 1 << 26 };
     let from = Tensor::zeros(&[len], DType::F32, &device)?;
     let to = Tensor::zeros(&[len], DType::F32, &device)?;

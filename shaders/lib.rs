@@ -14,12 +14,12 @@ pub struct Shader {
 }
 
 macro_rules! shaders {
-    ($($(#[$doc:meta])* $id:ident = $name:literal [$($part:literal),*] $entries:expr;)*) => {
+    ($($(#[$doc:meta])* $id:ident = $name:literal $(enable $extension:literal)? [$($part:literal),*] $entries:expr;)*) => {
         $(
             $(#[$doc])*
             pub const $id: Shader = Shader {
                 name: $name,
-                text: concat!(include_str!("common.wgsl"), $("\n", include_str!($part)),*),
+                text: concat!($("enable ", $extension, ";\n",)? include_str!("common.wgsl"), $("\n", include_str!($part)),*),
                 entries: &$entries,
             };
         )*
@@ -58,6 +58,10 @@ shaders! {
     /// Products whose left operand is handed on within subgroups.
     GEMM_SUBGROUPS = "gemm_subgroups" ["gemm.wgsl", "gemm_subgroups.wgsl"] [
         "tiled", "dot_product", "lora_u_db", "lora_da_dx", "tiled_subgroups"
+    ];
+    /// Products by matrix units.
+    GEMM_COOPERATIVE = "gemm_cooperative" enable "wgpu_cooperative_matrix" ["gemm.wgsl", "gemm_cooperative.wgsl"] [
+        "tiled", "dot_product", "lora_u_db", "lora_da_dx", "tiled_cooperative"
     ];
     /// Softmax, norms, cross entropy.
     ROWS = "rows" ["rows.wgsl"] [

@@ -1,7 +1,7 @@
 //! The CPU backend beside what the machine can do, measured in the same run.
 //!
 //! ```text
-//! cargo bench --bench cpu                      share of the multiply-add peak, per shape
+//! cargo bench --bench cpu                      share of the multiply-add peak, per shape; the ceiling of AMX
 //! cargo bench --bench cpu -- linear M K N R [bf16]   one low-rank linear, forward + backward, one line
 //! cargo bench --bench cpu -- decode M K N R [bf16]   its forward alone
 //! cargo bench --bench cpu -- step [bf16]             a whole training step of a Llama-shaped model
@@ -110,11 +110,15 @@ fn shares() -> Result<()> {
     let threads = rayon::current_num_threads();
     println!("{threads} threads; GFLOP/s per core by processor time, and the share of the peak of multiply-adds");
     println!(
-        "the last two: time of the low-rank step with products in bf16, f32 and bf16 weights, against full precision"
+        "the last three: time of the low-rank step with products in bf16, f32 and bf16 weights, and in bf16x3, against full"
     );
+    match probe::tiles() {
+        Some([resident, blocked]) => println!("AMX: {resident:.0} GFLOP/s in resident tiles, {blocked:.0} from panels"),
+        None => println!("no AMX here"),
+    }
     println!(
-        "{:<26} {:>7} {:>9} {:>16} {:>16} {:>8} {:>6} {:>6}",
-        "step", "peak", "ms", "low-rank", "frozen", "adapter", "bf16", "W too"
+        "{:<26} {:>7} {:>9} {:>16} {:>16} {:>8} {:>6} {:>6} {:>6}",
+        "step", "peak", "ms", "low-rank", "frozen", "adapter", "bf16", "W too", "bf16x3"
     );
     for shape in [[512, 768, 768, 8], [512, 2048, 2048, 16], [1024, 4096, 4096, 16], [333, 1000, 1500, 40]] {
         let layer = Layer::new(&device, shape, DType::F32)?;
@@ -122,8 +126,8 @@ fn shares() -> Result<()> {
         let mut peaks = Vec::new();
         let results = {
             let run = |adapter| layer.step(adapter).expect("step");
-            let narrow = |layer: &Layer| {
-                device.set_precision(Precision::Bf16).expect("bf16");
+            let narrow = |layer: &Layer, precision| {
+                device.set_precision(precision).expect("precision");
                 layer.step(true).expect("step");
                 device.set_precision(Precision::Full).expect("full");
             };
@@ -132,8 +136,9 @@ fn shares() -> Result<()> {
                 &mut [
                     ("frozen", Box::new(|| run(false))),
                     ("low-rank", Box::new(|| run(true))),
-                    ("bf16", Box::new(|| narrow(&layer))),
-                    ("bf16, W too", Box::new(|| narrow(&small))),
+                    ("bf16", Box::new(|| narrow(&layer, Precision::Bf16))),
+                    ("bf16, W too", Box::new(|| narrow(&small, Precision::Bf16))),
+                    ("bf16x3", Box::new(|| narrow(&layer, Precision::Bf16x3))),
                     ("peak", Box::new(|| peaks.push(probe::multiply_adds()))),
                 ],
             )
@@ -142,7 +147,7 @@ fn shares() -> Result<()> {
         let rate = |i: usize| step_flops(shape, i == 1) / results[i].0.processor / 1e9;
         let [m, k, n, r] = shape;
         println!(
-            "{:<26} {peak:>7.1} {:>9.2} {:>7.1} ({:>4.1} %) {:>7.1} ({:>4.1} %) {:>+6.1} % {:>6.2} {:>6.2}",
+            "{:<26} {peak:>7.1} {:>9.2} {:>7.1} ({:>4.1} %) {:>7.1} ({:>4.1} %) {:>+6.1} % {:>6.2} {:>6.2} {:>6.2}",
             format!("m{m} k{k} n{n} r{r}"),
             results[1].0.clock * 1e3,
             rate(1),
@@ -152,6 +157,7 @@ fn shares() -> Result<()> {
             100.0 * (results[1].1 - 1.0),
             results[2].1 / results[1].1,
             results[3].1 / results[1].1,
+            results[4].1 / results[1].1,
         );
     }
     let (m, k, n) = (1, 4096, 4096);

@@ -1,8 +1,8 @@
 // The low-rank linear's forward pass for Hopper: y[m,n] = h Bᵀ + x Wᵀ (+ bias), all operands bf16 (h is s·x̂Aᵀ already),
 // f32 sums, y bf16 or f32. How: hopper.cuh. W and B lie with k next to each other, which is how wgmma reads them.
 //
-//   on paper: 2mn(k + 64⌈r/64⌉) FLOP; (m·n·k/256 + m·n·k/128) elements read through L2, m·n written in whole sectors
-//   (tests/hopper.rs asserts these); swizzled boxes: wgmma meets no bank twice
+//   on paper: 2mn(k + 64⌈r/64⌉) FLOP; mnk (1/256 + 1/128) elements come from L2 in boxes, mn go out in whole sectors: as few
+//   as tiles of 128 x 256 allow, and what ptxsim counts (tests/hopper.rs asserts both); 128-byte swizzle: no bank twice
 //   193 KiB of shared memory, 168 registers at launch (40 for the producer, 232 for the others): one block
 #include "common.cuh"
 #include "philox.cuh"

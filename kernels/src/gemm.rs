@@ -1,4 +1,4 @@
-//! Matrix products with f32 sums: on FMA units (`cu/gemm.cu`), or on tensor cores (`cu/gemm_tc.cu`) where that is asked
+//! Matrix products with f32 sums: on FMA units (`cu/gemm.cu`), or on tensor cores (`cu/gemm_tc.cuh`) where that is asked
 //! for. Operands are f32, bf16 or f16 in any mixture.
 
 use crate::launch::{Dropout, Fields, Launch, Operand, TooLarge, Type, size};
@@ -112,17 +112,18 @@ impl Gemm {
     /// # Panics
     /// [`Math::Native`] with operands that are not both bf16 or both f16.
     pub fn tensor(&self, math: Math) -> Result<Vec<Launch>, TooLarge> {
-        let (name, parts) = match (math, self.a.ty, self.b.ty) {
-            (Math::Native, Type::Bf16, Type::Bf16) => ("bf16_bf16", 2),
-            (Math::Native, Type::F16, Type::F16) => ("f16_f16", 2),
+        let (module, parts) = match (math, self.a.ty, self.b.ty) {
+            (Math::Native, Type::Bf16, Type::Bf16) => ("gemm_tc_bf16_bf16", 2),
+            (Math::Native, Type::F16, Type::F16) => ("gemm_tc_f16_f16", 2),
             (Math::Native, a, b) => panic!("no native product of {a:?} and {b:?}"),
-            (Math::Bf16, ..) => ("bf16", 1),
-            (Math::Bf16x3, ..) => ("bf16x3", 2),
-            (Math::Tf32, ..) => ("tf32", 1),
+            (Math::Bf16, ..) => ("gemm_tc_bf16", 1),
+            (Math::Bf16x3, ..) => ("gemm_tc_bf16x3", 2),
+            (Math::Tf32, ..) => ("gemm_tc_tf32", 1),
         };
+        let name = module.trim_start_matches("gemm_tc_");
         // Two stages of both operands' tiles, 8 KiB a part, or four of 16-bit operands; then 64 rows of the result.
         let shared = (parts * 32 * 1024).max(64 * 136 * 4);
-        self.grid(128, "gemm_tc", format!("gemm_tc_{}_{name}", self.layout.name()), shared)
+        self.grid(128, module, format!("gemm_tc_{}_{name}", self.layout.name()), shared)
     }
 
     fn grid(&self, tile: usize, module: &'static str, entry: String, shared: u32) -> Result<Vec<Launch>, TooLarge> {

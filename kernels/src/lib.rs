@@ -48,12 +48,26 @@ modules! {
     DROPOUT = "dropout";
     /// Matrix products on FMA units, with a low-rank tail.
     GEMM = "gemm";
-    /// Matrix products on tensor cores, with a low-rank tail.
-    GEMM_TC = "gemm_tc";
+    /// Matrix products on tensor cores, with a low-rank tail: operands rounded to bf16.
+    GEMM_TC_BF16 = "gemm_tc_bf16";
+    /// Operands that are bf16 already.
+    GEMM_TC_BF16_BF16 = "gemm_tc_bf16_bf16";
+    /// Operands as the sum of two bf16.
+    GEMM_TC_BF16X3 = "gemm_tc_bf16x3";
+    /// Operands that are f16 already.
+    GEMM_TC_F16_F16 = "gemm_tc_f16_f16";
+    /// Operands rounded to tf32.
+    GEMM_TC_TF32 = "gemm_tc_tf32";
     /// The rank-r sums of the low-rank linear and its gradients.
     LORA = "lora";
-    /// The same on tensor cores.
-    LORA_TC = "lora_tc";
+    /// The same on tensor cores, ranks up to 16.
+    LORA_TC_16 = "lora_tc_16";
+    /// Ranks up to 32.
+    LORA_TC_32 = "lora_tc_32";
+    /// Ranks up to 64.
+    LORA_TC_64 = "lora_tc_64";
+    /// Ranks up to 128.
+    LORA_TC_128 = "lora_tc_128";
     /// The linear layer of a few rows.
     DECODE = "decode";
     /// The low-rank linear's forward pass for Hopper.

@@ -97,7 +97,7 @@ impl Plan {
         Plan { rows: self.m.div_ceil(blocks.max(1)).next_multiple_of(ROWS), ..self }
     }
 
-    /// The same on tensor cores (`cu/lora_tc.cu`): operands are rounded to bf16, sums are f32.
+    /// The same on tensor cores (`cu/lora_tc.cuh`): operands are rounded to bf16, sums are f32.
     pub fn tensor(self) -> Plan {
         Plan { tensor: true, ..self }
     }
@@ -196,7 +196,7 @@ impl Plan {
         let params =
             if self.tensor { params.ptr(self.copies.x.filter(|_| over_u == 1).unwrap_or(0)) } else { params }.done();
         let first = Launch {
-            module: if self.tensor { "lora_tc" } else { "lora" },
+            module: self.module(),
             entry: self.entry(name, x.ty),
             grid: [self.slices as u32, self.blocks() as u32, 1],
             block: 256,
@@ -215,6 +215,16 @@ impl Plan {
 }
 
 impl Plan {
+    fn module(&self) -> &'static str {
+        match (self.tensor, self.padded) {
+            (false, _) => "lora",
+            (true, 16) => "lora_tc_16",
+            (true, 32) => "lora_tc_32",
+            (true, 64) => "lora_tc_64",
+            (true, _) => "lora_tc_128",
+        }
+    }
+
     fn entry(&self, name: &str, x: Type) -> String {
         let bits = if x == Type::F32 { "f32" } else { "16bit" };
         match self.tensor {
@@ -223,7 +233,7 @@ impl Plan {
         }
     }
 
-    /// Bytes of shared memory of the first pass: the shapes of cu/lora.cu and cu/lora_tc.cu.
+    /// Bytes of shared memory of the first pass: the shapes of cu/lora.cu and cu/lora_tc.cuh.
     fn shared(&self, u: usize, v: usize, across: bool) -> usize {
         let (slice, r) = (8192 / self.padded, self.padded);
         if self.tensor {

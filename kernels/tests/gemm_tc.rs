@@ -1,4 +1,4 @@
-//! The tensor-core products of `cu/gemm_tc.cu` against plain loops: layouts, types, tails, modes, the low-rank tail.
+//! The tensor-core products of `cu/gemm_tc.cuh` against plain loops: layouts, types, tails, modes, the low-rank tail.
 
 mod common;
 mod products;
@@ -116,7 +116,7 @@ fn transactions_are_the_fewest_possible() {
 
 #[test]
 fn faults_are_caught() {
-    let text = lowrank_kernels::GEMM_TC.ptx;
+    let (text, by_registers) = (lowrank_kernels::GEMM_TC_BF16_BF16.ptx, lowrank_kernels::GEMM_TC_TF32.ptx);
     let types = [Type::Bf16, Type::Bf16, Type::F32];
     let native = Case { mnk: [136, 136, 264], types, math: Some(Math::Native), ..PLAIN };
     let staged = Case { mnk: [136, 136, 72], math: Some(Math::Tf32), ..PLAIN };
@@ -125,7 +125,7 @@ fn faults_are_caught() {
         let right = got.iter().zip(&want).enumerate().all(|(i, (g, w))| (g - w).abs() <= 1e-2 * (size[i] + 1e-3));
         !right || reports.iter().any(|r| !r.is_clean())
     };
-    assert!(!caught(native, text.to_string()) && !caught(staged, text.to_string()));
+    assert!(!caught(native, text.to_string()) && !caught(staged, by_registers.to_string()));
     let entry = "gemm_tc_nt_bf16_bf16";
     let late = mutate(text, entry, "cp.async.wait_group 2", 0, |l| l.replace("wait_group 2", "wait_group 3"));
     assert!(caught(native, late), "wait_group off by one");
@@ -135,6 +135,7 @@ fn faults_are_caught() {
     assert_eq!(found.count(), 4, "main loop, after it, before the result is read, before the next rows");
     // m one too large.
     assert!(caught(native, mutate(text, entry, "_param_0+56]", 0, one_more)));
-    let found = (0..7).filter(|&i| caught(staged, mutate(text, "gemm_tc_nt_tf32", "bar.sync", i, |_| String::new())));
+    let gone = |i| mutate(by_registers, "gemm_tc_nt_tf32", "bar.sync", i, |_| String::new());
+    let found = (0..7).filter(|&i| caught(staged, gone(i)));
     assert_eq!(found.count(), 3, "main loop, before the result is read, before the next rows");
 }

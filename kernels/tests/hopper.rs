@@ -140,13 +140,17 @@ fn persistent_blocks() {
     check(Case { mnk: [300, 520, 200], r: 16, blocks: 2, ..DX });
 }
 
-/// TMA's traffic is in boxes; what the threads themselves write is whole sectors.
+/// TMA's traffic is in boxes, each fetched once a tile; what the threads themselves write is whole sectors.
 #[test]
-fn results_are_written_in_whole_sectors() {
+fn boxes_are_fetched_once_and_results_written_in_whole_sectors() {
     let f32s = (Type::F32, 4);
-    for (case, (y, bytes)) in [(PLAIN, f32s), (PLAIN, (Type::Bf16, 2)), (DX, f32s)] {
-        let (report, ..) = run(Case { y, ..case }, true, None);
-        assert_eq!(report.counters.global_sectors as usize, 128 * 256 * bytes / 32, "{case:?}");
+    // Boxes of a step: one of x or gy, and one of W or four.
+    for (case, (y, bytes), boxes) in [(PLAIN, f32s, 2), (PLAIN, (Type::Bf16, 2), 2), (DX, f32s, 5)] {
+        let case = Case { mnk: [256, 512, 192], r: 8, y, ..case };
+        let (report, ..) = run(case, true, None);
+        assert_eq!(report.counters.global_sectors as usize, 256 * 512 * bytes / 32, "{case:?}");
+        let fetched = report.counters.instructions.iter().filter(|(op, _)| op.starts_with("cp.async.bulk.tensor"));
+        assert_eq!(fetched.map(|(_, count)| count.0).sum::<u64>(), 4 * (3 + 1) * boxes, "{case:?}");
     }
 }
 

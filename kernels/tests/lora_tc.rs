@@ -1,4 +1,4 @@
-//! The rank-r sums of `cu/lora_tc.cu` against plain loops: ranks, tails in every dimension, types, masks, both modes.
+//! The rank-r sums of `cu/lora_tc.cuh` against plain loops: ranks, tails in every dimension, types, masks, both modes.
 
 mod common;
 mod lora_sums;
@@ -142,7 +142,7 @@ fn gy_is_read_once_and_main_loops_meet_no_bank_twice() {
 
 #[test]
 fn faults_are_caught() {
-    let text = lowrank_kernels::LORA_TC.ptx;
+    let text = lowrank_kernels::LORA_TC_16.ptx;
     let caught = |mutant: String| {
         let (reports, results) = run(true, [134, 30, 36, 5], Type::F32, 0.0, 0, false, Some(mutant));
         let off = |(_, got, want, abs): &(_, Vec<f64>, Vec<f64>, Vec<f64>)| {

@@ -4,6 +4,7 @@
 //!
 //! * `exact`: integers come out bit for bit. * `rounding`: random numbers against plain f64 loops.
 //! * `gradient`: finite differences, and each device against the reference. * `determinism`: threads and runs.
+//! * `narrow`: operands split into bf16, on every path of CPU kernels.
 //! * `hand`: values worked out by hand. * `flow`, `golden`: whole models. * `table`: no operation without a row.
 //!
 //! `cargo test --test suite -- exact/cpu` runs a part. A device that is not here is shown as ignored, one line a kind;
@@ -19,6 +20,8 @@ mod gguf;
 mod golden;
 mod gradient;
 mod hand;
+mod lora_ga;
+mod narrow;
 mod oracle;
 mod random;
 mod report;
@@ -49,6 +52,7 @@ const KINDS: [(&str, Check, Takes); 6] = [
 
 fn main() {
     let arguments = Arguments::from_args();
+    narrow::emulate();
     // An absent device shows once, not again without its fused operations or in bf16.
     let again = |t: &Target| t.unfused || t.rounds_products();
     let targets: Vec<Target> = devices::all().into_iter().filter(|t| t.present() || !again(t)).collect();
@@ -68,8 +72,10 @@ fn main() {
             }
             trials.extend(named("golden", target, golden::CHECKS));
             trials.extend(named("residual", target, residual::CHECKS));
+            trials.extend(named("lora-ga", target, lora_ga::CHECKS));
         }
     }
+    trials.extend(narrow::trials());
     trials.push(determinism::whole_step());
     trials.push(gguf::trial());
     let conclusion = libtest_mimic::run(&arguments, trials);

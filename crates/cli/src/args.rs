@@ -10,6 +10,8 @@ use lowrank_train::{DataOptions, Dataset, Format};
 
 use crate::base::Base;
 use crate::failure::{Failure, Result};
+#[cfg(feature = "wgpu")]
+use crate::show::complain;
 
 /// Where and how to compute.
 #[derive(Args)]
@@ -36,6 +38,11 @@ impl DeviceArgs {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
         }
         let device = Device::from_name(&self.device)?;
+        #[cfg(feature = "wgpu")]
+        if self.device == "wgpu" && lowrank_core::wgpu_adapters().first().is_some_and(|adapter| adapter.software) {
+            let name = device.name();
+            complain(&format!("note: no GPU was found, only {name}: the processor itself, slower than --device cpu"));
+        }
         device.set_precision(self.precision)?;
         Ok(device)
     }

@@ -46,6 +46,8 @@ enum Command {
     Sweep(Box<commands::sweep::Args>),
     /// Loss and perplexity of a model, with or without an adapter, on a text
     Eval(commands::eval::Args),
+    /// Several adapters of one model in turn: losses, merged and not, and that the model's bits stay
+    Swap(commands::swap::Args),
     /// Continue a prompt
     Generate(commands::generate::Args),
     /// Write an adapter into the model's weights: a plain model
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Study(args) => commands::study::run(&args),
         Command::Sweep(args) => commands::sweep::run(&args),
         Command::Eval(args) => commands::eval::run(&args),
+        Command::Swap(args) => commands::swap::run(&args),
         Command::Generate(args) => commands::generate::run(&args),
         Command::Merge(args) => commands::merge::run(&args),
         Command::Combine(args) => commands::combine::run(&args),

@@ -35,6 +35,31 @@ fn merged_equals_unmerged() {
     assert!(error.contains("merged") && error.contains("--out"), "{error}");
 }
 
+/// One model, four adapters of different kinds, in turn and merged in between: everything comes back, by hash.
+#[test]
+fn adapters_are_swapped_and_the_base_keeps_its_bits() {
+    let dir = workplace();
+    let dir = dir.path();
+    ok(dir, &train_args(&["--quiet", "--lr", "1e-2", "--out", "a"]));
+    ok(dir, &train_args(&["--quiet", "--lr", "1e-2", "--dora", "--targets", "q_proj", "--out", "b"]));
+    ok(dir, &train_args(&["--quiet", "--method", "full", "--targets", "v_proj", "--out", "c"]));
+    ok(dir, &train_args(&["--quiet", "--method", "bottleneck", "--rank", "4", "--out", "d"]));
+    let args = ["swap", "--adapter", "a", "--adapter", "b", "--adapter", "c", "--adapter", "d", "--data", "text.txt"];
+    let args = [&args[..], &["--seq-len", "32"]].concat();
+    let text = ok(dir, &args);
+    assert!(text.contains("after 8 swaps, merges and unmerges") && text.contains("cannot be merged"), "{text}");
+    let report: serde_json::Value = serde_json::from_str(&ok(dir, &[&args[..], &["--json"]].concat())).unwrap();
+    assert!(text.contains(report["weights"].as_str().unwrap()), "{text}");
+    for (i, name) in ["a", "b", "c", "d"].into_iter().enumerate() {
+        let shown = &report["adapters"][i];
+        assert_eq!(shown["loss"], loss(dir, &["--adapter", name]), "{name}");
+        assert_eq!(shown["loss_merged"].is_null(), name == "d");
+    }
+    assert_eq!(report["loss"], loss(dir, &[]));
+    let error = fails(dir, &["swap", "--adapter", "a", "--adapter", "nowhere", "--data", "text.txt"]);
+    assert!(error.contains("nowhere"), "{error}");
+}
+
 #[test]
 fn by_default_the_dtype_of_the_base_is_kept() {
     let dir = workplace();

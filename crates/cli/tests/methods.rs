@@ -24,6 +24,10 @@ fn full_is_trained_saved_and_merged() {
     assert!((loss(dir.path(), &["--model", "merged"]) - after).abs() < 1e-5);
     let e = fails(dir.path(), &["export", "--adapter", "full", "--out", "full.gguf"]);
     assert!(e.contains("is saved whole"), "{e}");
+    let args = ["doctor", "--adapter", "full", "--data", "text.txt", "--seq-len", "32", "--out", "report"];
+    let stdout = ok(dir.path(), &args);
+    assert!(stdout.contains("trained whole") && stdout.contains("nothing wrong"), "{stdout}");
+    assert_eq!(json(dir.path().join("report/doctor.json"))["whole"].as_array().unwrap().len(), 8);
     let e = fails(dir.path(), &train_args(&["--method", "full", "--init", "pissa", "--out", "no"]));
     assert!(e.contains("init_lora_weights: means nothing with method full"), "{e}");
 }
@@ -44,9 +48,11 @@ fn a_bottleneck_is_trained_and_saved_and_not_merged() {
         &["merge", "--adapter", "houlsby", "--out", "merged"][..],
         &["export", "--adapter", "houlsby", "--out", "houlsby.gguf"],
         &["rerank", "--adapter", "houlsby", "--rank", "4", "--out", "smaller"],
-        &["doctor", "--adapter", "houlsby"],
     ] {
         let e = fails(dir.path(), args);
         assert!(e.contains("has a bottleneck behind it"), "{e}");
     }
+    let stdout = ok(dir.path(), &["doctor", "--adapter", "houlsby", "--data", "text.txt", "--seq-len", "32"]);
+    assert!(stdout.contains("‖up·down‖/√n") && stdout.contains("nothing wrong"), "{stdout}");
+    assert!(stdout.contains("note: a bottleneck is no change of a weight"), "{stdout}");
 }

@@ -63,6 +63,12 @@ fn the_same_refusals() {
     assert!(ok(dir.path(), &plan(&[])).contains("train would refuse its --out"));
 }
 
+/// Hash of an adapter in a directory, as `swap` says it.
+fn hash_of(dir: &std::path::Path, adapter: &str) -> Value {
+    let args = ["swap", "--adapter", adapter, "--data", "text.txt", "--seq-len", "32", "--json"];
+    serde_json::from_str::<Value>(&ok(dir, &args)).unwrap()["adapters"][0]["hash"].take()
+}
+
 #[test]
 fn a_sweep_is_many_trainings() {
     let dir = workplace();
@@ -81,6 +87,20 @@ fn a_sweep_is_many_trainings() {
     ok(dir.path(), &[&args[..], &alone].concat());
     let summary = json(dir.path().join("lowrank-out/summary.json"));
     assert_eq!((&cell["loss"], &cell["loss_before"]), (&summary["val_loss_after"], &summary["val_loss_before"]));
+    // The same bits, by hash, as in the file that the run left.
+    assert_eq!(cell["hash"], hash_of(dir.path(), "lowrank-out"));
+    let grid = ["--ranks", "2,4", "--inits", "lora-ga:batches=2,olora", "--out", "split"];
+    ok(
+        dir.path(),
+        &[&["sweep", "--data", "text.txt", "--steps", "2", "--batch", "2", "--seq-len", "32"], &grid[..]].concat(),
+    );
+    let split = json(dir.path().join("split/sweep.json"));
+    for (i, cell) in split["sweep"]["cells"].as_array().unwrap().iter().enumerate() {
+        let (rank, out) = (cell["rank"].to_string(), format!("alone{i}"));
+        let more = ["--steps", "2", "--rank", &rank, "--init", cell["init"].as_str().unwrap(), "--out", &out];
+        ok(dir.path(), &[&args[..], &more].concat());
+        assert_eq!(cell["hash"], hash_of(dir.path(), &out), "{cell}");
+    }
     for bad in [&["--ranks", "2,2"][..], &["--lrs", "-1"], &["--ranks", "65"], &["--inits", "nonsense"]] {
         let args = [&["sweep", "--data", "text.txt", "--out", "x"], bad].concat();
         assert!(!run(dir.path(), &args).status.success(), "{bad:?}");

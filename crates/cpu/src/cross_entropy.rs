@@ -3,7 +3,7 @@
 use lowrank_backend::{CrossEntropy, Error, IGNORE, In, Out, Result};
 
 use crate::math::{exp, sum_exp};
-use crate::parallel::{Shared, pieces, rows_per_task, tasks};
+use crate::parallel::{Shared, pieces, rows_per_task, tasks, with_shared_f64};
 use crate::simd::{self, kernel};
 use crate::view::{f32s, f32s_mut, u32s, volume};
 
@@ -41,23 +41,24 @@ pub(crate) fn cross_entropy_forward(
     let logits = f32s(OP, "logits", logits, len)?;
     let loss = f32s_mut(OP, "loss", loss, 1)?;
     let lse = f32s_mut(OP, "lse", lse, rows)?;
-    let mut losses = vec![0.0f64; rows];
-    let (per_task, shared) = (rows_per_task(vocab), Shared::new(&mut losses));
-    let lse = Shared::new(lse);
-    tasks(rows.div_ceil(per_task), 4 * len, |task| {
-        for row in task * per_task..rows.min((task + 1) * per_task) {
-            let x = &logits[row * vocab..][..vocab];
-            let max = simd::max(x);
-            let value = f64::from(max) + sum_exp(x, max).ln();
-            let target = targets[row];
-            // SAFETY: one element of each per row, and each row belongs to one task.
-            unsafe {
-                lse.part(row, 1)[0] = value as f32;
-                shared.part(row, 1)[0] = if target == IGNORE { 0.0 } else { value - f64::from(x[target as usize]) };
+    with_shared_f64(rows, |losses| {
+        let (per_task, shared) = (rows_per_task(vocab), Shared::new(&mut *losses));
+        let lse = Shared::new(lse);
+        tasks(rows.div_ceil(per_task), 4 * len, |task| {
+            for row in task * per_task..rows.min((task + 1) * per_task) {
+                let x = &logits[row * vocab..][..vocab];
+                let max = simd::max(x);
+                let value = f64::from(max) + sum_exp(x, max).ln();
+                let target = targets[row];
+                // SAFETY: one element of each per row, and each row belongs to one task.
+                unsafe {
+                    lse.part(row, 1)[0] = value as f32;
+                    shared.part(row, 1)[0] = if target == IGNORE { 0.0 } else { value - f64::from(x[target as usize]) };
+                }
             }
-        }
+        });
+        loss[0] = (losses.iter().sum::<f64>() / denominator) as f32;
     });
-    loss[0] = (losses.iter().sum::<f64>() / denominator) as f32;
     Ok(())
 }
 

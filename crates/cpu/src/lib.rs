@@ -10,6 +10,8 @@
 //! Results are the same bits for any number of threads: partitions depend on sizes only and no sum is split between
 //! tasks. A row of a product has the same bits alone and in any batch above 16 rows (see `gemm`).
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod attention;
 mod buffer;
 mod cross_entropy;
@@ -46,6 +48,9 @@ use lowrank_backend::{
     SgdParam, Slot, Stats, Weight, Zip,
 };
 
+#[cfg(target_arch = "x86_64")]
+#[doc(hidden)]
+pub use amx::assume as assume_amx;
 pub use path::Path;
 
 /// What the device is called.
@@ -233,7 +238,8 @@ impl Backend for Cpu {
         da: Option<Slot<'_>>,
         db: Option<Slot<'_>>,
     ) -> Result<()> {
-        lora::lora_backward(self.launch(), self.path, op, x, h, gy, dx, da, db)
+        let (pool, sizes) = (self.launch(), [op.base.m, op.base.n, op.base.k]);
+        parallel::inside(gemm::flops(sizes), || lora::lora_backward(pool, self.path, op, x, h, gy, dx, da, db))
     }
 
     fn lora_multi_forward(&self, op: &LoraMulti<'_>, x: In<'_>, y: Out<'_>, h: Out<'_>) -> Result<()> {

@@ -3,6 +3,7 @@
 use lowrank_backend::{AdamW, AdamWParam, Error, In, Out, Result, Scalars, Sgd, SgdParam};
 use rayon::prelude::*;
 
+use crate::parallel::{each, with_shared_f64};
 use crate::simd::{dot_wide, kernel};
 use crate::view::{f32s, f32s_mut};
 
@@ -16,18 +17,39 @@ pub(crate) fn grad_norm(grads: &[In<'_>], max_norm: Option<f64>, scalars: Out<'_
         return Err(Error::invalid(OP, format!("max_norm {max} is not positive")));
     }
     let scalars = f32s_mut(OP, "scalars", scalars, Scalars::LEN)?;
-    let mut chunks = Vec::new();
     for (i, g) in grads.iter().enumerate() {
-        chunks.extend(f32s(OP, &format!("gradient {i}"), *g, g.len)?.chunks(CHUNK));
+        f32s(OP, "gradient", *g, g.len).or_else(|_| f32s(OP, &format!("gradient {i}"), *g, g.len))?;
     }
-    let squares: Vec<f64> = chunks.par_iter().map(|g| dot_wide(g, g)).collect();
-    let norm = squares.iter().sum::<f64>().sqrt();
+    let chunks = grads.iter().map(|g| g.len.div_ceil(CHUNK)).sum();
+    let norm = with_shared_f64(chunks, |squares| {
+        sums_of_squares(grads, squares)?;
+        Ok(squares.iter().sum::<f64>().sqrt())
+    })?;
     let clip = match max_norm {
         _ if !norm.is_finite() => f64::NAN,
         None => 1.0,
         Some(max) => (max / (norm + 1e-6)).min(1.0),
     };
     (scalars[Scalars::NORM], scalars[Scalars::CLIP]) = (norm as f32, clip as f32);
+    Ok(())
+}
+
+/// Σ g² of every chunk of every gradient.
+fn sums_of_squares(grads: &[In<'_>], squares: &mut [f64]) -> Result<()> {
+    match grads {
+        [] => {}
+        [g] => {
+            let chunks = f32s("grad_norm", "gradient", *g, g.len)?.par_chunks(CHUNK);
+            squares.par_iter_mut().zip(chunks).for_each(|(square, g)| *square = dot_wide(g, g));
+        }
+        _ => {
+            let (left, right) = grads.split_at(grads.len() / 2);
+            let first = left.iter().map(|g| g.len.div_ceil(CHUNK)).sum();
+            let (first, rest) = squares.split_at_mut(first);
+            let (left, right) = rayon::join(|| sums_of_squares(left, first), || sums_of_squares(right, rest));
+            left.and(right)?;
+        }
+    }
     Ok(())
 }
 
@@ -67,6 +89,17 @@ kernel! {
     }
 }
 
+/// p, m, v and g.
+fn adamw_views<'a>(param: &'a mut AdamWParam<'_>) -> Result<AdamWViews<'a>> {
+    const OP: &str = "adamw";
+    let len = param.g.len;
+    let AdamWParam { p, m, v, g } = param;
+    let (p, m) = (f32s_mut(OP, "p", p.reborrow(), len)?, f32s_mut(OP, "m", m.reborrow(), len)?);
+    Ok((p, m, f32s_mut(OP, "v", v.reborrow(), len)?, f32s(OP, "g", *g, len)?))
+}
+
+type AdamWViews<'a> = (&'a mut [f32], &'a mut [f32], &'a mut [f32], &'a [f32]);
+
 /// See [`AdamW`].
 pub(crate) fn adamw(op: &AdamW, scalars: In<'_>, params: &mut [AdamWParam<'_>]) -> Result<()> {
     const OP: &str = "adamw";
@@ -83,17 +116,15 @@ pub(crate) fn adamw(op: &AdamW, scalars: In<'_>, params: &mut [AdamWParam<'_>]) 
         decay: op.weight_decay as f32,
         lr,
     };
-    let mut chunks = Vec::new();
-    for AdamWParam { p, m, v, g } in params {
-        let len = g.len;
-        let g = f32s(OP, "g", *g, len)?.chunks(CHUNK);
-        let p = f32s_mut(OP, "p", p.reborrow(), len)?.chunks_mut(CHUNK);
-        let m = f32s_mut(OP, "m", m.reborrow(), len)?.chunks_mut(CHUNK);
-        let v = f32s_mut(OP, "v", v.reborrow(), len)?.chunks_mut(CHUNK);
-        chunks.extend(p.zip(m).zip(v).zip(g));
-    }
-    chunks.into_par_iter().for_each(|(((p, m), v), g)| adamw_chunk(step, p, m, v, g));
-    Ok(())
+    // All are checked before one changes.
+    params.iter_mut().try_for_each(|param| adamw_views(param).map(drop))?;
+    each(params, &|param| {
+        let (p, m, v, g) = adamw_views(param)?;
+        let (p, m, v) = (p.par_chunks_mut(CHUNK), m.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK));
+        let g = g.par_chunks(CHUNK);
+        p.zip(m).zip(v).zip(g).for_each(|(((p, m), v), g)| adamw_chunk(step, p, m, v, g));
+        Ok(())
+    })
 }
 
 kernel! {
@@ -121,18 +152,34 @@ pub(crate) fn sgd(op: &Sgd, scalars: In<'_>, params: &mut [SgdParam<'_>]) -> Res
     const OP: &str = "sgd";
     let (words, lr) = learning_rate(OP, op.group, scalars)?;
     let (clip, momentum, decay) = (words[Scalars::CLIP], op.momentum as f32, op.weight_decay as f32);
-    let mut chunks = Vec::new();
-    for SgdParam { p, u, g } in params {
-        if u.is_none() && op.momentum != 0.0 {
+    // All are checked before one changes.
+    for param in &mut *params {
+        if param.u.is_none() && op.momentum != 0.0 {
             return Err(Error::invalid(OP, format!("momentum {} needs a momentum buffer", op.momentum)));
         }
-        let len = g.len;
-        let g = f32s(OP, "g", *g, len)?.chunks(CHUNK);
-        let p = f32s_mut(OP, "p", p.reborrow(), len)?.chunks_mut(CHUNK);
-        let u = u.as_mut().map(|u| f32s_mut(OP, "u", u.reborrow(), len)).transpose()?;
-        let mut u = u.map(|u| u.chunks_mut(CHUNK));
-        chunks.extend(p.zip(g).map(|(p, g)| (p, u.as_mut().and_then(Iterator::next), g)));
+        sgd_views(param)?;
     }
-    chunks.into_par_iter().for_each(|(p, u, g)| sgd_chunk(clip, momentum, decay, lr, p, u, g));
-    Ok(())
+    each(params, &|param| {
+        let (p, u, g) = sgd_views(param)?;
+        let (p, g) = (p.par_chunks_mut(CHUNK), g.par_chunks(CHUNK));
+        match u {
+            Some(u) => {
+                let u = u.par_chunks_mut(CHUNK);
+                p.zip(u).zip(g).for_each(|((p, u), g)| sgd_chunk(clip, momentum, decay, lr, p, Some(u), g));
+            }
+            None => p.zip(g).for_each(|(p, g)| sgd_chunk(clip, momentum, decay, lr, p, None, g)),
+        }
+        Ok(())
+    })
 }
+
+/// p, u and g.
+fn sgd_views<'a>(param: &'a mut SgdParam<'_>) -> Result<SgdViews<'a>> {
+    const OP: &str = "sgd";
+    let len = param.g.len;
+    let SgdParam { p, u, g } = param;
+    let u = u.as_mut().map(|u| f32s_mut(OP, "u", u.reborrow(), len)).transpose()?;
+    Ok((f32s_mut(OP, "p", p.reborrow(), len)?, u, f32s(OP, "g", *g, len)?))
+}
+
+type SgdViews<'a> = (&'a mut [f32], Option<&'a mut [f32]>, &'a [f32]);

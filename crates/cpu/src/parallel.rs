@@ -4,7 +4,9 @@
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
 
+use lowrank_backend::Result;
 use rayon::prelude::*;
 
 use crate::view::{BLOCK, FloatsMut};
@@ -17,8 +19,15 @@ pub(crate) fn tasks(tasks: usize, work: usize, f: impl Fn(usize) + Sync + Send) 
     if tasks < 2 || work < SERIAL {
         (0..tasks).for_each(f);
     } else {
-        (0..tasks).into_par_iter().for_each(f);
+        // One task at a time may be taken over by another thread, if there are not very many.
+        (0..tasks).into_par_iter().with_max_len((tasks / 64).max(1)).for_each(f);
     }
+}
+
+/// Runs `f` on one of the pool's threads if `work` elementary steps will make it use the others: a thread from outside would
+/// go to sleep and be woken once for every parallel part of it.
+pub(crate) fn inside<R: Send>(work: usize, f: impl FnOnce() -> R + Send) -> R {
+    if work < SERIAL { f() } else { rayon::scope(|_| f()) }
 }
 
 /// Runs `f(start, piece)` for pieces of `size` elements.
@@ -144,16 +153,62 @@ thread_local! {
 
 /// Runs `f` with `len` values of this thread's own memory (any content), aligned to a cache line. May be nested.
 pub(crate) fn with_scratch<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
-    /// Values of a cache line.
-    const LINE: usize = 16;
     let mut memory = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
+    let result = with_memory(&mut memory, len, f);
+    SCRATCH.with_borrow_mut(|stack| stack.push(memory));
+    result
+}
+
+/// Memory that an operation's tasks share, between its uses.
+static SHARED: Mutex<Vec<Vec<f32>>> = Mutex::new(Vec::new());
+
+/// Runs `f` with `len` values (any content), aligned to a cache line, of the whole program's memory: an operation may run on
+/// any thread, and large memory should not be kept once for each.
+pub(crate) fn with_shared<R>(len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    let shared = || SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut memory = {
+        let mut free = shared();
+        // The smallest that is large enough, or the largest.
+        free.sort_unstable_by_key(Vec::len);
+        match free.iter().position(|memory| memory.len() >= len + LINE) {
+            Some(i) => free.remove(i),
+            None => free.pop().unwrap_or_default(),
+        }
+    };
+    let result = with_memory(&mut memory, len, f);
+    shared().push(memory);
+    result
+}
+
+/// The same with f64 values.
+pub(crate) fn with_shared_f64<R>(len: usize, f: impl FnOnce(&mut [f64]) -> R) -> R {
+    with_shared(2 * len, |memory| f(bytemuck::cast_slice_mut(memory)))
+}
+
+/// Runs `f` on every item, halves of them in parallel; the first error in their order.
+pub(crate) fn each<T: Send>(items: &mut [T], f: &(impl Fn(&mut T) -> Result<()> + Sync)) -> Result<()> {
+    match items {
+        [] => Ok(()),
+        [one] => f(one),
+        _ => {
+            let (left, right) = items.split_at_mut(items.len() / 2);
+            let (left, right) = rayon::join(|| each(left, f), || each(right, f));
+            left.and(right)
+        }
+    }
+}
+
+/// Values of a cache line.
+const LINE: usize = 16;
+
+/// Runs `f` with aligned memory, of which there is made more if need be.
+fn with_memory<R>(memory: &mut Vec<f32>, len: usize, f: impl FnOnce(&mut [f32]) -> R) -> R {
     if memory.len() < len + LINE {
+        memory.clear();
         memory.resize(len + LINE, 0.0);
     }
     let shift = memory.as_ptr().align_offset(4 * LINE).min(LINE);
-    let result = f(&mut memory[shift..shift + len]);
-    SCRATCH.with_borrow_mut(|stack| stack.push(memory));
-    result
+    f(&mut memory[shift..shift + len])
 }
 
 #[cfg(test)]

@@ -11,9 +11,6 @@ use crate::NAME;
 /// The environment variable that forces a path.
 const VARIABLE: &str = "LOWRANK_CPU";
 
-/// Paths that are planned: tiles of bf16.
-const NOT_YET: [&str; 1] = ["amx"];
-
 /// A set of kernels. Results are the same bits on every machine that runs the same one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Path {
@@ -27,11 +24,14 @@ pub enum Path {
     Avx512,
     /// The same, with products of pairs of bf16 for [`Precision::Bf16`](lowrank_backend::Precision::Bf16).
     Avx512Bf16,
+    /// The same, with tiles of bf16 for [`Precision::Bf16`](lowrank_backend::Precision::Bf16) and
+    /// [`Precision::Bf16x3`](lowrank_backend::Precision::Bf16x3).
+    Amx,
 }
 
 impl Path {
     /// All of them, the plainest first.
-    pub const ALL: [Path; 5] = [Path::Portable, Path::Neon, Path::Avx2, Path::Avx512, Path::Avx512Bf16];
+    pub const ALL: [Path; 6] = [Path::Portable, Path::Neon, Path::Avx2, Path::Avx512, Path::Avx512Bf16, Path::Amx];
 
     /// The name that `LOWRANK_CPU` takes.
     pub const fn name(self) -> &'static str {
@@ -41,6 +41,7 @@ impl Path {
             Path::Avx2 => "avx2",
             Path::Avx512 => "avx512",
             Path::Avx512Bf16 => "avx512bf16",
+            Path::Amx => "amx",
         }
     }
 
@@ -61,6 +62,7 @@ impl Path {
                 Path::Avx2 => avx2(),
                 Path::Avx512 => avx2() && avx512(),
                 Path::Avx512Bf16 => avx2() && avx512() && is_x86_feature_detected!("avx512bf16"),
+                Path::Amx => Path::Avx512Bf16.available() && crate::amx::available(),
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
@@ -91,9 +93,6 @@ impl Path {
         match Path::ALL.into_iter().find(|path| path.name() == name) {
             Some(path) if path.available() => Ok(path),
             Some(path) => error(format!("{VARIABLE}={path} is not available on this processor")),
-            None if NOT_YET.contains(&name) => {
-                error(format!("{VARIABLE}={name}: this version has no such kernels yet"))
-            }
             None => {
                 let names: Vec<_> = Path::ALL.into_iter().map(Path::name).collect();
                 error(format!("{VARIABLE}={name} is unknown; write {} or leave it unset", names.join(", ")))
@@ -123,6 +122,7 @@ mod tests {
 
     #[test]
     fn names_lead_to_paths_or_to_clear_errors() {
+        crate::tests::emulate();
         assert_eq!(Path::from_name("portable").unwrap(), Path::Portable);
         assert!(Path::best().available());
         for path in Path::ALL {
@@ -133,9 +133,6 @@ mod tests {
                     assert!(error.to_string().contains("is not available on this processor"), "{error}");
                 }
             }
-        }
-        for name in NOT_YET {
-            assert!(Path::from_name(name).unwrap_err().to_string().contains("no such kernels yet"));
         }
         assert!(Path::from_name("AVX2").unwrap_err().to_string().contains("is unknown"));
     }

@@ -7,36 +7,33 @@ use crate::view::{Floats, bytes, bytes_mut, floats, floats_mut, volume};
 
 /// y's dimensions in order, merged where x has them side by side too, with their distances in x.
 struct Walk {
-    dims: Vec<usize>,
-    strides: Vec<usize>,
+    dims: [usize; MAX_RANK],
+    strides: [usize; MAX_RANK],
+    /// How many of them there are, at least one.
+    rank: usize,
 }
 
 impl Walk {
     fn new(dims: &[usize], perm: &[usize]) -> Self {
-        let mut walk = Walk { dims: Vec::new(), strides: Vec::new() };
+        let mut walk = Walk { dims: [1; MAX_RANK], strides: [1; MAX_RANK], rank: 0 };
         for &d in perm.iter().filter(|&&d| dims[d] != 1) {
             let (size, stride) = (dims[d], dims[d + 1..].iter().product::<usize>());
-            match (walk.dims.last_mut(), walk.strides.last_mut()) {
-                (Some(last), Some(step)) if *step == stride * size => {
-                    *last *= size;
-                    *step = stride;
-                }
-                _ => {
-                    walk.dims.push(size);
-                    walk.strides.push(stride);
-                }
+            let last = walk.rank.wrapping_sub(1);
+            if walk.rank > 0 && walk.strides[last] == stride * size {
+                walk.dims[last] *= size;
+                walk.strides[last] = stride;
+            } else {
+                (walk.dims[walk.rank], walk.strides[walk.rank]) = (size, stride);
+                walk.rank += 1;
             }
         }
-        if walk.dims.is_empty() {
-            walk.dims.push(1);
-            walk.strides.push(1);
-        }
+        walk.rank = walk.rank.max(1);
         walk
     }
 
     /// Where row `row` of y's last dimension starts in x.
     fn source(&self, mut row: usize) -> usize {
-        let outer = self.dims.len() - 1;
+        let outer = self.rank - 1;
         (0..outer).rev().fold(0, |at, d| {
             let i = row % self.dims[d];
             row /= self.dims[d];
@@ -80,7 +77,7 @@ const ROWS: usize = 64;
 const COLS: usize = 32;
 
 fn move_all<T: Copy + Send + Sync>(walk: &Walk, x: &[T], y: &mut [T]) {
-    let last = walk.dims.len() - 1;
+    let last = walk.rank - 1;
     let (cols, stride) = (walk.dims[last], walk.strides[last]);
     let (rows, work) = (y.len() / cols, y.len());
     let y = Shared::new(y);
@@ -114,7 +111,7 @@ fn add(dims: &[usize], perm: &[usize], x: In<'_>, y: Slot<'_>, len: usize) -> Re
         return Ok(());
     }
     let walk = Walk::new(dims, perm);
-    let last = walk.dims.len() - 1;
+    let last = walk.rank - 1;
     let (cols, stride) = (walk.dims[last], walk.strides[last]);
     float_pieces(y, |start, piece| {
         piece.write(Mode::Add, |values| {

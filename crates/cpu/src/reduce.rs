@@ -3,7 +3,7 @@
 use lowrank_backend::{In, Mode, Reduce, Result, Slot};
 use rayon::prelude::*;
 
-use crate::parallel::{Shared, pieces, rows_per_task, tasks};
+use crate::parallel::{Shared, pieces, rows_per_task, tasks, with_shared, with_shared_f64};
 use crate::simd;
 use crate::view::{BLOCK, Floats, FloatsMut, floats, floats_mut, volume};
 
@@ -18,21 +18,23 @@ pub(crate) fn reduce(op: Reduce, dims: [usize; 3], x: In<'_>, y: Slot<'_>) -> Re
     let mode = y.mode;
     let y = floats_mut(OP, "y", y.out, volume(OP, &[outer, inner])?)?;
     if inner == 1 {
-        let mut sums = vec![0.0; outer];
         let work = outer.saturating_mul(len);
-        if outer == 1 {
-            sums[0] = row(op, x, 0, len, true);
-        } else {
-            let per_task = rows_per_task(len);
-            pieces(&mut sums, per_task, work, |start, sums| {
-                sums.iter_mut().enumerate().for_each(|(i, sum)| *sum = row(op, x, (start + i) * len, len, false));
-            });
-        }
-        write(y, mode, &sums);
+        with_shared(outer, |sums| {
+            if outer == 1 {
+                sums[0] = row(op, x, 0, len, true);
+            } else {
+                let per_task = rows_per_task(len);
+                pieces(sums, per_task, work, |start, sums| {
+                    sums.iter_mut().enumerate().for_each(|(i, sum)| *sum = row(op, x, (start + i) * len, len, false));
+                });
+            }
+            write(y, mode, sums);
+        });
     } else {
-        let mut sums = vec![0.0; outer * inner];
-        columns(op, dims, x, &mut sums);
-        write(y, mode, &sums);
+        with_shared(outer * inner, |sums| {
+            columns(op, dims, x, sums);
+            write(y, mode, sums);
+        });
     }
     Ok(())
 }
@@ -68,8 +70,10 @@ fn row(op: Reduce, x: Floats<'_>, start: usize, len: usize, parallel: bool) -> f
     };
     let zero = if op == Reduce::Sum { 0.0 } else { f64::NEG_INFINITY };
     if parallel && blocks > 16 {
-        let partial: Vec<f64> = (0..blocks).into_par_iter().map(block).collect();
-        return partial.into_iter().fold(zero, combine) as f32;
+        return with_shared_f64(blocks, |partial| {
+            partial.par_iter_mut().enumerate().for_each(|(i, partial)| *partial = block(i));
+            partial.iter().copied().fold(zero, combine) as f32
+        });
     }
     (0..blocks).map(block).fold(zero, combine) as f32
 }

@@ -29,7 +29,7 @@ macro_rules! kernel {
                     // SAFETY: only paths that this processor has are ever chosen.
                     $crate::path::Path::Avx2 => return unsafe { wide($($arg),*) },
                     // SAFETY: as above.
-                    $crate::path::Path::Avx512 | $crate::path::Path::Avx512Bf16 => return unsafe { widest($($arg),*) },
+                    _ => return unsafe { widest($($arg),*) },
                 }
             }
             body::<{ cfg!(target_arch = "aarch64") }>($($arg),*)

@@ -9,7 +9,7 @@
 //! | `xᵀ y`, f32 or f16 or quantised W, other precisions | never |
 //!
 //! Operands that are not bf16 in memory are rounded into copies. Of a low-rank linear with a rank of 8, 16, 24 … 128 and rows
-//! of x or gy that are multiples of 8 numbers, the sums of `lora_tc.cu` leave them as they pass ([`Rounded`]); of anything
+//! of x or gy that are multiples of 8 numbers, the sums of `lora_tc.cuh` leave them as they pass ([`Rounded`]); of anything
 //! else one launch before the product (`bf16_rows`). s goes into the copy of h. `LOWRANK_CUDA_TIER=80` leaves everything to the common kernels, `90a` insists on these.
 
 #[cfg(test)]

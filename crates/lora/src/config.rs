@@ -136,8 +136,15 @@ fn check_rank(field: &str, r: usize) -> Result<()> {
     Err(Error::config(field, format!("rank {r} is not in 1 ..= {MAX_RANK}")))
 }
 
+/// Devices take s, which is no larger, in f32.
 fn check_alpha(field: &str, alpha: f64) -> Result<()> {
-    if alpha.is_finite() { Ok(()) } else { Err(Error::config(field, format!("{alpha} is not a finite number"))) }
+    if !alpha.is_finite() {
+        return Err(Error::config(field, format!("{alpha} is not a finite number")));
+    }
+    match (alpha as f32).is_finite() {
+        true => Ok(()),
+        false => Err(Error::config(field, format!("{alpha:e} is more than f32 can hold"))),
+    }
 }
 
 /// A choice of modules.

@@ -18,6 +18,7 @@ mod config;
 mod error;
 pub mod files;
 pub mod gguf;
+pub mod hash;
 mod host;
 pub mod init;
 mod layer;

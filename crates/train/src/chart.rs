@@ -18,13 +18,31 @@ const COLOURS: [RGBColor; 8] = [
 ];
 
 /// A named line of points.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
     /// What the legend says.
     pub name: String,
     /// Points; those that are not finite are left out.
     pub points: Vec<(f64, f64)>,
+    /// Extremes at some x: `(x, low, high)`, shown as bars of few points and as a band of many.
+    pub spread: Vec<(f64, f64, f64)>,
 }
+
+impl Series {
+    /// Means and extremes of several values at each x.
+    pub fn with_spread(name: &str, values: impl Iterator<Item = (f64, Vec<f64>)>) -> Self {
+        let (mut points, mut spread) = (Vec::new(), Vec::new());
+        for (x, ys) in values.filter(|(_, ys)| !ys.is_empty()) {
+            let (low, high) = ys.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), &y| (l.min(y), h.max(y)));
+            points.push((x, ys.iter().sum::<f64>() / ys.len() as f64));
+            spread.push((x, low, high));
+        }
+        Series { name: name.to_string(), points, spread }
+    }
+}
+
+/// Up to so many points are drawn one by one.
+const FEW: usize = 24;
 
 /// A picture of several lines.
 #[derive(Clone, Debug, PartialEq)]
@@ -63,8 +81,11 @@ impl Chart {
     }
 
     fn range(&self, of: fn(&(f64, f64)) -> f64) -> (f64, f64) {
-        let all = self.series.iter().flat_map(|s| &s.points).filter(|p| self.shown(p)).map(of);
-        let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)));
+        let points = self.series.iter().flat_map(|s| s.points.iter().copied());
+        let ends = self.series.iter().flat_map(|s| s.spread.iter().flat_map(|&(x, low, high)| [(x, low), (x, high)]));
+        let all = points.chain(ends).filter(|p| self.shown(p));
+        let (low, high) =
+            all.map(|p| of(&p)).fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), v| (lo.min(v), hi.max(v)));
         if low <= high { (low, high) } else { (1.0, 2.0) }
     }
 
@@ -92,11 +113,22 @@ impl Chart {
         for (i, series) in self.series.iter().enumerate() {
             let colour = COLOURS[i % COLOURS.len()];
             let points: Vec<(f64, f64)> = series.points.iter().filter(|p| self.shown(p)).copied().collect();
+            let fits = |&&(x, low, high): &&(f64, f64, f64)| self.shown(&(x, low)) && self.shown(&(x, high));
+            let spread: Vec<(f64, f64, f64)> = series.spread.iter().filter(fits).copied().collect();
+            if points.len() <= FEW {
+                let bar = |&(x, low, high): &(f64, f64, f64)| PathElement::new([(x, low), (x, high)], colour.mix(0.6));
+                chart.draw_series(spread.iter().map(bar))?;
+            } else {
+                let there = spread.iter().map(|&(x, low, _)| (x, low));
+                let back = spread.iter().rev().map(|&(x, _, high)| (x, high));
+                let band = Polygon::new(there.chain(back).collect::<Vec<_>>(), colour.mix(0.15).filled());
+                chart.draw_series(std::iter::once(band))?;
+            }
             chart
                 .draw_series(LineSeries::new(points.iter().copied(), colour.stroke_width(2)))?
                 .label(&series.name)
                 .legend(move |(x, y)| PathElement::new([(x, y), (x + 18, y)], colour.stroke_width(2)));
-            if points.len() <= 24 {
+            if points.len() <= FEW {
                 chart.draw_series(points.into_iter().map(|p| Circle::new(p, 3, colour.filled())))?;
             }
         }
@@ -131,13 +163,24 @@ pub struct Row {
     pub marked: bool,
 }
 
-/// Horizontal bars, a row each, in columns that have a scale of their own. An SVG file.
-pub fn columns(title: &str, heads: &[&str], rows: &[Row]) -> String {
+/// Rows with the same columns.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Block {
+    /// Above each column.
+    pub heads: Vec<&'static str>,
+    /// Under them.
+    pub rows: Vec<Row>,
+}
+
+/// Horizontal bars, a row each, in columns that have a scale of their own in each block. An SVG file.
+pub fn columns(title: &str, blocks: &[Block]) -> String {
     const NAME: usize = 290;
     const WIDE: usize = 120;
     const BAR: f64 = 62.0;
     let escape = |s: &str| s.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;");
-    let (width, height) = (NAME + 24 + WIDE * heads.len(), 66 + 17 * rows.len());
+    let widest = blocks.iter().map(|b| b.heads.len()).max().unwrap_or(0);
+    let rows: usize = blocks.iter().map(|b| b.rows.len() + 2).sum();
+    let (width, height) = (NAME + 24 + WIDE * widest, 32 + 17 * rows);
     let mut svg = format!(
         "<svg width=\"{width}\" height=\"{height}\" viewBox=\"0 0 {width} {height}\" \
          xmlns=\"http://www.w3.org/2000/svg\" font-family=\"sans-serif\" font-size=\"11\">\n\
@@ -145,29 +188,34 @@ pub fn columns(title: &str, heads: &[&str], rows: &[Row]) -> String {
          <text x=\"16\" y=\"26\" font-size=\"17\">{}</text>\n",
         escape(title)
     );
-    for (c, head) in heads.iter().enumerate() {
-        svg += &format!("<text x=\"{}\" y=\"48\" font-weight=\"bold\">{}</text>\n", NAME + 12 + WIDE * c, escape(head));
-    }
-    let most = |c: usize| {
-        rows.iter().filter_map(|r| r.values.get(c)).filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(*v))
-    };
-    let most: Vec<f64> = (0..heads.len()).map(most).collect();
-    for (i, row) in rows.iter().enumerate() {
-        let y = 54 + 17 * i;
-        let (colour, baseline) = (if row.marked { "#d62728" } else { "#1f77b4" }, y + 11);
-        let name = escape(&row.name);
-        svg += &format!("<text x=\"{NAME}\" y=\"{baseline}\" text-anchor=\"end\">{name}</text>");
-        for (c, (&value, &most)) in row.values.iter().zip(&most).enumerate() {
-            let x = NAME + 12 + WIDE * c;
-            let length = if value.is_finite() && most > 0.0 { BAR * value.max(0.0) / most } else { 0.0 };
-            let text = if value.is_finite() { short(value) } else { "–".into() };
-            svg += &format!(
-                "<rect x=\"{x}\" y=\"{y}\" width=\"{length:.1}\" height=\"13\" fill=\"{colour}\"/>\
-                 <text x=\"{:.1}\" y=\"{baseline}\">{text}</text>",
-                x as f64 + length + 4.0
-            );
+    let mut top = 37;
+    for Block { heads, rows } in blocks {
+        for (c, head) in heads.iter().enumerate() {
+            let (x, y) = (NAME + 12 + WIDE * c, top + 11);
+            svg += &format!("<text x=\"{x}\" y=\"{y}\" font-weight=\"bold\">{}</text>\n", escape(head));
         }
-        svg.push('\n');
+        let most = |c: usize| {
+            rows.iter().filter_map(|r| r.values.get(c)).filter(|v| v.is_finite()).fold(0.0, |m: f64, v| m.max(*v))
+        };
+        let most: Vec<f64> = (0..heads.len()).map(most).collect();
+        for (i, row) in rows.iter().enumerate() {
+            let y = top + 17 * (i + 1);
+            let (colour, baseline) = (if row.marked { "#d62728" } else { "#1f77b4" }, y + 11);
+            let name = escape(&row.name);
+            svg += &format!("<text x=\"{NAME}\" y=\"{baseline}\" text-anchor=\"end\">{name}</text>");
+            for (c, (&value, &most)) in row.values.iter().zip(&most).enumerate() {
+                let x = NAME + 12 + WIDE * c;
+                let length = if value.is_finite() && most > 0.0 { BAR * value.max(0.0) / most } else { 0.0 };
+                let text = if value.is_finite() { short(value) } else { "–".into() };
+                svg += &format!(
+                    "<rect x=\"{x}\" y=\"{y}\" width=\"{length:.1}\" height=\"13\" fill=\"{colour}\"/>\
+                     <text x=\"{:.1}\" y=\"{baseline}\">{text}</text>",
+                    x as f64 + length + 4.0
+                );
+            }
+            svg.push('\n');
+        }
+        top += 17 * (rows.len() + 2);
     }
     svg + "</svg>\n"
 }
@@ -177,7 +225,7 @@ mod tests {
     use super::*;
 
     fn chart(log_x: bool, points: Vec<(f64, f64)>) -> Chart {
-        let series = vec![Series { name: "a & b".into(), points }];
+        let series = vec![Series { name: "a & b".into(), points, spread: Vec::new() }];
         Chart { title: "t".into(), x: "x".into(), y: "y".into(), log_x, series }
     }
 
@@ -194,9 +242,31 @@ mod tests {
     }
 
     #[test]
+    fn spread_is_bars_of_few_points_and_a_band_of_many() {
+        let drawn = |n: usize| {
+            let values = (0..n).map(|i| (i as f64, vec![1.0, 3.0 + i as f64, 2.0]));
+            let series = vec![Series::with_spread("s", values)];
+            assert_eq!((series[0].points[0].1, series[0].spread[0]), (2.0, (0.0, 1.0, 3.0)));
+            Chart { title: "t".into(), x: "x".into(), y: "y".into(), log_x: false, series }.svg().unwrap()
+        };
+        let (few, many) = (drawn(3), drawn(40));
+        assert!(!few.contains("<polygon") && many.matches("<polygon").count() == 1);
+        // A bar for each of the three.
+        assert_eq!(few.matches("opacity=\"0.6\"").count(), 3, "{few}");
+        // Means end at 3; the axis goes to where the bars end.
+        assert!(few.contains("\n5\n"), "{few}");
+    }
+
+    #[test]
     fn bars_are_escaped_and_in_proportion() {
         let row = |name: &str, values: [f64; 2], marked| Row { name: name.into(), values: values.to_vec(), marked };
-        let svg = columns("<t>", &["x", "y"], &[row("a", [1.0, 5.0], false), row("b", [2.0, f64::NAN], true)]);
+        let svg = columns(
+            "<t>",
+            &[Block {
+                heads: vec!["x", "y"],
+                rows: vec![row("a", [1.0, 5.0], false), row("b", [2.0, f64::NAN], true)],
+            }],
+        );
         assert!(svg.contains("&lt;t&gt;") && svg.contains("width=\"31.0\""));
         assert_eq!((svg.matches("width=\"62.0\"").count(), svg.matches("#d62728").count()), (2, 2));
         assert!(svg.trim_end().ends_with("</svg>"));

@@ -27,9 +27,11 @@ mod sweep;
 mod train;
 
 pub use batch::Batch;
-pub use chart::{Chart, Row, Series, columns};
+pub use chart::{Block, Chart, Row, Series, columns};
 pub use data::{DataOptions, Dataset, Encode, Example, Format};
-pub use doctor::{DoctorOptions, Examination, Fault, Finding, LayerReport, Severity, examine};
+pub use doctor::{
+    BottleneckReport, DoctorOptions, Examination, Fault, Finding, LayerReport, Severity, WholeReport, examine,
+};
 pub use error::{Error, Result};
 pub use evaluate::{Evaluation, evaluate, evaluate_with};
 pub use many::{Member, TOGETHER, train_many};

@@ -148,25 +148,34 @@ fn step_together(
         group.iter().filter_map(|(i, _)| turns[*i].as_ref().ok().map(|turn| turn.member.adapter)).collect();
     let mut losses = vec![Vec::new(); group.len()];
     let mut micro_batches: Vec<_> = group.iter().map(|(_, chosen)| chosen.micro_batches()).collect();
-    loop {
-        let parts: Vec<&[&Example]> = micro_batches.iter_mut().filter_map(Iterator::next).collect();
-        if parts.is_empty() {
-            break;
+    device.repeated(|| -> Result<()> {
+        loop {
+            let parts: Vec<&[&Example]> = micro_batches.iter_mut().filter_map(Iterator::next).collect();
+            if parts.is_empty() {
+                break;
+            }
+            let rows: Vec<_> =
+                parts.iter().enumerate().flat_map(|(g, part)| part.iter().map(move |_| Some(g))).collect();
+            attach_rows(model, &adapters, &rows)?;
+            let batch = Batch::new(parts.iter().copied().flatten().copied(), &device)?;
+            device.begin_step(0)?;
+            let sizes = parts.iter().zip(group).map(|(part, (_, chosen))| (part.len(), chosen.counted as f64));
+            let all = model.losses(&batch.ids, &batch.targets, &sizes.collect::<Vec<_>>())?;
+            losses.iter_mut().enumerate().for_each(|(g, own)| own.push((all.detach(), g)));
+            all.sum()?.backward()?;
         }
-        let rows: Vec<_> = parts.iter().enumerate().flat_map(|(g, part)| part.iter().map(move |_| Some(g))).collect();
-        attach_rows(model, &adapters, &rows)?;
-        let batch = Batch::new(parts.iter().copied().flatten().copied(), &device)?;
-        device.begin_step(0)?;
-        let sizes = parts.iter().zip(group).map(|(part, (_, chosen))| (part.len(), chosen.counted as f64));
-        let all = model.losses(&batch.ids, &batch.targets, &sizes.collect::<Vec<_>>())?;
-        losses.iter_mut().enumerate().for_each(|(g, own)| own.push((all.detach(), g)));
-        all.sum()?.backward()?;
-    }
+        for (i, _) in group {
+            if let Ok(Turn { run, .. }) = &mut turns[*i] {
+                run.optimise()?;
+            }
+        }
+        Ok(())
+    })?;
     for ((i, chosen), losses) in group.iter().zip(losses) {
         let Ok(Turn { run, .. }) = &mut turns[*i] else { continue };
         // The time of one of them is its share.
         let seconds = || start.elapsed().as_secs_f64() / group.len() as f64;
-        if let Err(e) = run.update(chosen, losses, &mut *observers[*i], seconds) {
+        if let Err(e) = run.updated(chosen, losses, &mut *observers[*i], seconds) {
             turns[*i] = Err(e);
         }
     }

@@ -211,32 +211,21 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Moves the adapter along its gradients, which are there, and tells of the step before. `seconds` is asked for once
-    /// everything else is done.
-    pub(crate) fn update(
-        &mut self,
-        chosen: &Chosen<'_>,
-        losses: Vec<(Tensor, usize)>,
-        observer: &mut dyn Observer,
-        seconds: impl FnOnce() -> f64,
-    ) -> Result<()> {
-        self.optimise()?;
-        self.updated(chosen, losses, observer, seconds)
-    }
-
     /// The factor of the learning rate in the step under way.
     fn factor(&self) -> f64 {
         self.options.schedule.factor(self.step as u32, self.steps as u32, self.options.warmup as u32)
     }
 
-    fn optimise(&mut self) -> Result<()> {
+    /// Moves the adapter along its gradients, which are there.
+    pub(crate) fn optimise(&mut self) -> Result<()> {
         self.optimiser.step(self.factor(), self.options.clip)?;
         self.optimiser.zero_grad();
         Ok(())
     }
 
-    /// The adapter has been moved.
-    fn updated(
+    /// Counts a step whose operations are on their way, and tells of the one before. `seconds` is asked for once
+    /// everything else is done.
+    pub(crate) fn updated(
         &mut self,
         chosen: &Chosen<'_>,
         losses: Vec<(Tensor, usize)>,

@@ -5,9 +5,9 @@ mod common;
 use common::{GO_ON, adapter, alone, config, dataset, list, model};
 use lowrank_core::DType;
 use lowrank_core::optim::Schedule;
-use lowrank_lora::{Adapter, Host, Init, LoraConfig};
+use lowrank_lora::{Adapter, Host, Init, LoraConfig, Method, Targets, detach};
 use lowrank_models::Llama;
-use lowrank_train::{Error, Length, Member, Observer, Options, train_many};
+use lowrank_train::{Error, Length, Member, Observer, Options, start_adapter, train_many};
 
 /// Three that differ in everything that can differ.
 fn settings() -> Vec<(LoraConfig, Options)> {
@@ -67,6 +67,81 @@ fn each_equals_itself_alone() {
     // One base: three runs need no second copy of its 3.4 MB, and activations of one.
     let peak = summaries[0].as_ref().unwrap().peak_bytes;
     assert!(peak - live < 8 << 20, "{peak} over {live}");
+}
+
+/// Every init there is, a new one does not compile without a line here, and every variant and method: all of them together
+/// in one run, each with another learning rate, seed and batch.
+#[test]
+fn every_init_and_method_equals_itself_alone() {
+    let known = |init: &Init| match init {
+        Init::Default | Init::Gaussian | Init::BothZero | Init::BothRandom | Init::Orthogonal => (),
+        Init::Pissa { .. } | Init::Olora | Init::Eva { .. } | Init::LoraGa(_) => (),
+    };
+    let inits = [
+        "default",
+        "gaussian",
+        "both-zero",
+        "both-random",
+        "orthogonal",
+        "pissa",
+        "pissa:niter=4",
+        "olora",
+        "eva:batches=2",
+        "lora-ga:batches=2",
+        "lora-ga:batches=2,direction=A2rBr,scale=gd",
+        "lora-ga:batches=2,estimator=streamed,passes=2",
+    ];
+    let with_init = |init: &str| LoraConfig { init: init.parse().unwrap(), ..config(4) };
+    let mut configs: Vec<LoraConfig> = inits.map(with_init).to_vec();
+    configs.iter().for_each(|c| known(&c.init));
+    configs.extend([
+        LoraConfig { use_dora: true, dropout: 0.1, ..config(4) },
+        LoraConfig { use_rslora: true, init: "pissa".parse().unwrap(), dropout: 0.1, ..config(2) },
+        LoraConfig { freeze_a: true, ..config(4) },
+        LoraConfig { targets: list("embed_tokens,lm_head"), ..config(4) },
+        LoraConfig { method: Method::Full, ..LoraConfig::default() },
+        LoraConfig { method: Method::Bottleneck, ..config(4) },
+    ]);
+    let mut model = model(DType::F32);
+    let data = dataset(&model, 32);
+    let narrow = |config: LoraConfig| match &config.targets {
+        Targets::AllLinear => LoraConfig { targets: list("q_proj,down_proj"), ..config },
+        _ => config,
+    };
+    let configs: Vec<LoraConfig> = configs.into_iter().map(narrow).collect();
+    let fresh = |model: &mut Llama| -> Vec<(Adapter, Options)> {
+        let one = |(i, config): (usize, &LoraConfig)| {
+            let options = Options {
+                batch: 1 + i % 3,
+                length: Length::Steps(2),
+                lr: 1e-3 * (1 + i % 4) as f64,
+                seed: i as u64,
+                lora_plus: if i == 1 || i == 6 { 4.0 } else { 1.0 },
+                ..Options::default()
+            };
+            (start_adapter(model, config.clone(), &data, options.seed, &GO_ON).unwrap().0, options)
+        };
+        configs.iter().enumerate().map(one).collect()
+    };
+    let mut want = Vec::new();
+    for (adapter, options) in fresh(&mut model) {
+        let start = bits(&adapter);
+        alone(&mut model, &adapter, &data, &options).unwrap();
+        // A and B that are both zero never move; everything else does.
+        assert_eq!(bits(&adapter) == start, adapter.config.init == Init::BothZero, "{:?}", adapter.config);
+        want.push(bits(&adapter));
+        detach(&mut model);
+    }
+    let all = fresh(&mut model);
+    let members: Vec<Member<'_>> =
+        all.iter().map(|(adapter, options)| Member { adapter, data: &data, options }).collect();
+    let mut silent = vec![(); members.len()];
+    let mut observers: Vec<&mut dyn Observer> = silent.iter_mut().map(|o| o as &mut dyn Observer).collect();
+    let summaries = train_many(&mut model, &members, &mut observers, 4, &GO_ON).unwrap();
+    for ((want, (adapter, _)), summary) in want.iter().zip(&all).zip(summaries) {
+        summary.unwrap();
+        assert!(bits(adapter) == *want, "{:?}: other bits than alone", adapter.config);
+    }
 }
 
 #[test]

@@ -63,6 +63,24 @@ static ADAPTERS: LazyLock<Vec<wgpu::Adapter>> = LazyLock::new(|| {
     found
 });
 
+/// Features beyond the core that kernels have variants for, of those that the adapter has.
+fn optional(adapter: &wgpu::Adapter) -> (wgpu::Features, wgpu::ExperimentalFeatures) {
+    let features = adapter.features() & wgpu::Features::SUBGROUP;
+    #[cfg(feature = "cooperative")]
+    {
+        let f32s = wgpu::CooperativeScalarType::F32;
+        let fits = |p: &wgpu::CooperativeMatrixProperties| {
+            [p.m_size, p.n_size, p.k_size] == [8; 3] && p.ab_type == f32s && p.cr_type == f32s
+        };
+        let feature = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        if adapter.features().contains(feature) && adapter.cooperative_matrix_properties().iter().any(fits) {
+            // SAFETY: the one kernel that uses it has been checked by naga, and its first product is checked by the host.
+            return (features | feature, unsafe { wgpu::ExperimentalFeatures::enabled() });
+        }
+    }
+    (features, wgpu::ExperimentalFeatures::disabled())
+}
+
 static CONTEXTS: LazyLock<Mutex<HashMap<usize, Arc<Context>>>> = LazyLock::new(Mutex::default);
 
 fn describe(index: usize, adapter: &wgpu::Adapter) -> AdapterInfo {
@@ -141,10 +159,11 @@ impl Context {
         };
         let info = describe(index, adapter);
         let limits = adapter.limits();
-        let features = adapter.features() & wgpu::Features::SUBGROUP;
+        let (features, experimental_features) = optional(adapter);
         let request = adapter.request_device(&wgpu::DeviceDescriptor {
             label: Some("lowrank"),
             required_features: features,
+            experimental_features,
             required_limits: limits.clone(),
             ..wgpu::DeviceDescriptor::default()
         });

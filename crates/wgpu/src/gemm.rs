@@ -175,11 +175,15 @@ impl<'a> Product<'a> {
         let tile = wgpu.tile([m, n, batch]);
         let (shader, entry) = match tile {
             Tile::Subgroups => (&shaders::GEMM_SUBGROUPS, "tiled_subgroups"),
+            Tile::Cooperative => (&shaders::GEMM_COOPERATIVE, "tiled_cooperative"),
             _ => (&shaders::GEMM, "tiled"),
         };
         let [bm, bn, side] = tile.sizes(m, n);
         let mut l = self.prepare(wgpu, (shader, entry), &c, mode, None)?;
         l.constant("TA", u32::from(self.ta)).constant("BM", bm as u32).constant("BN", bn as u32);
+        if tile == Tile::Cooperative {
+            l.constant("LANES", wgpu.context.info.subgroups.1);
+        }
         l.constant("T", side as u32).run_grid([groups(n, bn), groups(m, bm), batch as u64])
     }
 

@@ -86,7 +86,7 @@ impl Wgpu {
         let max_binding = context.limits.max_storage_buffer_binding_size.min(context.limits.max_buffer_size);
         let storage_buffers = context.limits.max_storage_buffers_per_shader_stage;
         let queue = Mutex::new(Queue::new(context.clone()));
-        Ok(Wgpu {
+        let wgpu = Wgpu {
             context,
             pool,
             queue,
@@ -97,7 +97,11 @@ impl Wgpu {
             forced,
             #[cfg(test)]
             mutant: None,
-        })
+        };
+        if forced == Some(Tile::Cooperative) {
+            tile::check_cooperative(&wgpu)?;
+        }
+        Ok(wgpu)
     }
 
     /// The adapter that this is.

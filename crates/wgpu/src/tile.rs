@@ -2,9 +2,10 @@
 //!
 //! Every variant gives the same bits, except the cooperative one, whose order within 8 elements is the hardware's.
 
-use lowrank_backend::Result;
+use lowrank_backend::{Backend, Buffer, DType, Gemm, In, Out, Result};
 use wgpu::Features;
 
+use crate::Wgpu;
 use crate::adapter::Context;
 
 /// The environment variable that forces a variant: tests and measurements.
@@ -66,7 +67,14 @@ impl Tile {
             Tile::Subgroups if !context.features.contains(Features::SUBGROUP) => Some("no subgroup operations".into()),
             Tile::Subgroups if least < 4 || most > 128 => Some(format!("subgroups of {least} to {most} invocations")),
             Tile::Subgroups => None,
-            Tile::Cooperative => Some("not there".into()),
+            Tile::Cooperative if !cfg!(feature = "cooperative") => {
+                Some("lowrank-wgpu was built without its feature cooperative".into())
+            }
+            Tile::Cooperative if !context.features.contains(Features::EXPERIMENTAL_COOPERATIVE_MATRIX) => {
+                Some("no products of 8 × 8 matrices in f32 by subgroups".into())
+            }
+            Tile::Cooperative if least != most => Some(format!("subgroups of {least} to {most}, not of one size")),
+            Tile::Cooperative => None,
         }
     }
 
@@ -103,4 +111,27 @@ impl Tile {
             Tile::Four | Tile::Subgroups | Tile::Cooperative => [64, 4],
         }
     }
+}
+
+/// Matrix units through wgpu are experimental: one product is checked before any other is trusted.
+pub(crate) fn check_cooperative(wgpu: &Wgpu) -> Result<()> {
+    let [m, n, k] = [33, 40, 20];
+    let value = |i: usize, of: usize| ((i * 7 + i / 5) % of) as f32 - 2.0;
+    let (a, b): (Vec<f32>, Vec<f32>) =
+        ((0..m * k).map(|i| value(i, 5)).collect(), (0..k * n).map(|i| value(i, 4)).collect());
+    let held = |values: &[f32]| -> Result<Box<dyn Buffer>> {
+        let mut t = wgpu.alloc(values.len() * 4)?;
+        wgpu.upload(bytemuck::cast_slice(values), Out::new(&mut *t, DType::F32, values.len()))?;
+        Ok(t)
+    };
+    let (left, right, mut c) = (held(&a)?, held(&b)?, wgpu.alloc(m * n * 4)?);
+    let (left, right) = (In::new(&*left, DType::F32, m * k), In::new(&*right, DType::F32, k * n));
+    wgpu.gemm(&Gemm::nn(m, n, k), left, right, Out::new(&mut *c, DType::F32, m * n).set())?;
+    let got = pollster::block_on(wgpu.download(In::new(&*c, DType::F32, m * n)))?;
+    let got: Vec<f32> = bytemuck::pod_collect_to_vec(&got);
+    let want = |e: usize| (0..k).map(|l| a[e / n * k + l] * b[l * n + e % n]).sum::<f32>();
+    if (0..m * n).all(|e| got[e] == want(e)) {
+        return Ok(());
+    }
+    Err(wgpu.context.error(format!("{FORCE}=cooperative: a product by this adapter's matrix units is wrong")))
 }

@@ -8,6 +8,7 @@ fn validated(name: &str, text: &str) -> (naga::Module, ModuleInfo) {
     // No capabilities: nothing beyond what every adapter has. Variants for other adapters are files of their own.
     let capabilities = match name {
         "gemm_subgroups" => Capabilities::SUBGROUP,
+        "gemm_cooperative" => Capabilities::COOPERATIVE_MATRIX,
         _ => Capabilities::empty(),
     };
     let info = Validator::new(ValidationFlags::all(), capabilities)
@@ -52,15 +53,24 @@ fn bindings_stay_within_the_default_limits() {
 fn every_kernel_translates_to_spirv_msl_and_hlsl() {
     for shader in lowrank_shaders::ALL {
         let (module, info) = validated(shader.name, shader.text);
-        for entry in shader.entries {
+        // The wide tile of products too: 128 × 128 elements, 8 × 8 per invocation.
+        let has_tiles = module.overrides.iter().any(|(_, o)| o.name.as_deref() == Some("BM"));
+        let tiles: &[[(&str, f64); 3]] = if has_tiles {
+            &[[("BM", 64.0), ("BN", 64.0), ("T", 4.0)], [("BM", 128.0), ("BN", 128.0), ("T", 8.0)]]
+        } else {
+            &[]
+        };
+        let none = naga::back::PipelineConstants::default();
+        let sets: Vec<_> = if tiles.is_empty() {
+            vec![none]
+        } else {
+            tiles.iter().map(|t| t.iter().map(|(name, v)| (name.to_string(), *v)).collect()).collect()
+        };
+        for (entry, constants) in shader.entries.iter().flat_map(|e| sets.iter().map(move |s| (e, s))) {
             let stage = (naga::ShaderStage::Compute, *entry);
-            let (module, info) = naga::back::pipeline_constants::process_overrides(
-                &module,
-                &info,
-                Some(stage),
-                &naga::back::PipelineConstants::default(),
-            )
-            .unwrap_or_else(|e| panic!("{}/{entry}: {e}", shader.name));
+            let (module, info) =
+                naga::back::pipeline_constants::process_overrides(&module, &info, Some(stage), constants)
+                    .unwrap_or_else(|e| panic!("{}/{entry}: {e}", shader.name));
             let name = format!("{}/{entry}", shader.name);
 
             let options = spv::PipelineOptions { shader_stage: stage.0, entry_point: (*entry).to_string() };
@@ -68,11 +78,17 @@ fn every_kernel_translates_to_spirv_msl_and_hlsl() {
                 .unwrap_or_else(|e| panic!("{name}: {e}"));
             assert_eq!(words[0], 0x0723_0203, "{name}: the magic number of SPIR-V");
 
-            let options = msl::Options { lang_version: (2, 0), fake_missing_bindings: true, ..msl::Options::default() };
+            // Subgroups need Metal 2.1 and matrix units 2.3; HLSL has none.
+            let cooperative = shader.name == "gemm_cooperative";
+            let lang_version = if cooperative { (2, 3) } else { (2, 1) };
+            let options = msl::Options { lang_version, fake_missing_bindings: true, ..msl::Options::default() };
             let (text, _) = msl::write_string(&module, &info, &options, &msl::PipelineOptions::default())
                 .unwrap_or_else(|e| panic!("{name}: {e}"));
             assert!(text.contains("kernel void"), "{name}");
 
+            if cooperative {
+                continue;
+            }
             let options = hlsl::Options { fake_missing_bindings: true, ..hlsl::Options::default() };
             let mut text = String::new();
             hlsl::Writer::new(&mut text, &options, &hlsl::PipelineOptions::default())

@@ -29,10 +29,10 @@ pub struct Args {
     /// Rank of the result, for svd [default: the largest rank of the adapters]
     #[arg(long, value_name = "R")]
     rank: Option<usize>,
-    /// Share of elements that are kept, for ties and dare
+    /// Share of elements that are kept, for ties, dare and dare-ties
     #[arg(long, value_name = "X", default_value_t = 0.5)]
     density: f64,
-    /// Seed of what dare drops
+    /// Seed of what dare and dare-ties drop
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
     /// Directory for the new adapter; an existing one is not overwritten
@@ -55,6 +55,8 @@ enum Name {
     Ties,
     /// Drop and rescale
     Dare,
+    /// Drop and rescale, elect signs, merge
+    DareTies,
 }
 
 /// Options of `rerank`.
@@ -103,6 +105,7 @@ pub fn run(args: &Args) -> Result<()> {
         Name::Svd => Method::Svd { rank: args.rank.unwrap_or(largest) },
         Name::Ties => Method::Ties { density: args.density },
         Name::Dare => Method::Dare { density: args.density, seed: args.seed },
+        Name::DareTies => Method::DareTies { density: args.density, seed: args.seed },
     };
     let weighted: Vec<(&Adapter, f64)> = adapters.iter().zip(&parts).map(|(a, (_, x))| (a, *x)).collect();
     finish(&combine("default", &weighted, method)?, out, &base, &args.out)

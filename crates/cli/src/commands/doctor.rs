@@ -110,8 +110,11 @@ fn show(args: &Args, e: &Examination, file: &str) {
         args.train.training.lr,
         loss(e.loss_after)
     ));
-    table(&e.table(), 1).iter().for_each(|line| say(line));
-    say("");
+    for rows in e.tables() {
+        table(&rows, 1).iter().for_each(|line| say(line));
+        say("");
+    }
+    e.not_applicable.iter().for_each(|line| say(&format!("note: {line}")));
     for finding in &e.findings {
         let severity = match finding.severity {
             Severity::Error => "error",

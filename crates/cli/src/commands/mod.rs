@@ -11,5 +11,6 @@ pub mod inspect;
 pub mod merge;
 pub mod plan;
 pub mod study;
+pub mod swap;
 pub mod sweep;
 pub mod train;

@@ -41,11 +41,10 @@ impl Name {
     fn steps(self) -> usize {
         if self == Name::Starts { 200 } else { 40 }
     }
-
-    fn seeds(self) -> u64 {
-        if self == Name::Starts { 5 } else { 2 }
-    }
 }
+
+/// Seeds of every study.
+const SEEDS: u64 = 5;
 
 /// Options of `study`.
 #[derive(clap::Args)]
@@ -65,9 +64,9 @@ pub struct Args {
     /// Optimiser steps of each adapter [default: starts 200, others 40]
     #[arg(long, value_name = "N")]
     steps: Option<usize>,
-    /// Number of seeds [default: starts 5, others 2]
-    #[arg(long, value_name = "N")]
-    seeds: Option<u64>,
+    /// Number of seeds; learning rates are tried with two of them, the best one with all
+    #[arg(long, value_name = "N", default_value_t = SEEDS)]
+    seeds: u64,
     #[command(flatten)]
     device: DeviceArgs,
 }
@@ -75,7 +74,7 @@ pub struct Args {
 /// Runs one, shows and writes it.
 pub fn run(args: &Args) -> Result<()> {
     let (name, steps) = (args.name.text(), args.steps.unwrap_or(args.name.steps()));
-    let seeds = args.seeds.unwrap_or(args.name.seeds());
+    let seeds = args.seeds;
     for (option, value, most) in [("--steps", steps as u64, 100_000), ("--seeds", seeds, 1000)] {
         if value == 0 || value > most {
             return Err(Failure::new(format!("{option}: {value} is not in 1 ..= {most}")));
@@ -105,7 +104,8 @@ pub fn run(args: &Args) -> Result<()> {
     };
     show(&report);
     let mut command = format!("lowrank study {name}");
-    for (option, given) in [("--steps", args.steps.map(|n| n as u64)), ("--seeds", args.seeds)] {
+    let seeds = (seeds != SEEDS).then_some(seeds);
+    for (option, given) in [("--steps", args.steps.map(|n| n as u64)), ("--seeds", seeds)] {
         if let Some(value) = given {
             command += &format!(" {option} {value}");
         }

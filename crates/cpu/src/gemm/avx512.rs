@@ -10,12 +10,15 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, copy_plain};
+use super::kernel::{Ahead, Job, Kernel, LINE, Matrix, STRIDE, by_rows, copy_plain};
 
 const LANES: usize = 16;
+/// Steps between hints.
+const RUN: usize = 16;
 
 pub(crate) static KERNEL: Kernel = KERNELS;
-pub(super) const KERNELS: Kernel = Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, grain: 1, run, transpose, copy };
+pub(super) const KERNELS: Kernel =
+    Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, grain: 1, state: None, run, transpose, copy };
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
 unsafe fn run(rows: usize, job: &Job) {
@@ -41,21 +44,43 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
     unsafe {
         let (mut a, mut b) = (job.a, job.b);
         prefetch::<M, V>(job);
-        for _ in 0..job.k {
-            let mut row = [_mm512_setzero_ps(); V];
-            for v in 0..V {
-                row[v] = _mm512_loadu_ps(b.add(v * LANES));
-            }
-            for i in 0..M {
-                let x = _mm512_set1_ps(*a.add(i * STRIDE));
+        let mut ahead = job.ahead;
+        let mut left = job.k;
+        while left > 0 {
+            hint(&mut ahead);
+            let run = left.min(RUN);
+            left -= run;
+            for _ in 0..run {
+                let mut row = [_mm512_setzero_ps(); V];
                 for v in 0..V {
-                    sums[i][v] = _mm512_fmadd_ps(x, row[v], sums[i][v]);
+                    row[v] = _mm512_loadu_ps(b.add(v * LANES));
                 }
+                for i in 0..M {
+                    let x = _mm512_set1_ps(*a.add(i * STRIDE));
+                    for v in 0..V {
+                        sums[i][v] = _mm512_fmadd_ps(x, row[v], sums[i][v]);
+                    }
+                }
+                a = a.add(1);
+                b = b.add(job.b_stride);
             }
-            a = a.add(1);
-            b = b.add(job.b_stride);
         }
         put::<M, V>(&sums, job);
+    }
+}
+
+/// Asks for one run each of what will be wanted: hints, which never fault.
+#[inline]
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
+fn hint(ahead: &mut [Ahead; 2]) {
+    for ahead in ahead {
+        if ahead.rows > 0 {
+            for line in 0..ahead.lines {
+                _mm_prefetch::<_MM_HINT_T1>(ahead.start.wrapping_add(line * LINE).cast());
+            }
+            ahead.start = ahead.start.wrapping_add(ahead.stride);
+            ahead.rows -= 1;
+        }
     }
 }
 

@@ -10,6 +10,8 @@
 
 use std::arch::x86_64::*;
 
+use half::bf16;
+
 use super::avx512::{self, lanes};
 use super::kernel::{Job, Kernel, STRIDE, by_rows};
 
@@ -71,6 +73,26 @@ pub(super) unsafe fn pair_row(row: &mut [f32]) {
             let mask = lanes((len - i).min(LANES).div_ceil(2)) as __mmask8;
             _mm256_mask_storeu_epi32(data.add(i / 2).cast(), mask, std::mem::transmute::<__m256bh, __m256i>(values));
         }
+    }
+}
+
+/// Words of two rows: the first below the second; zeros behind them.
+///
+/// # Safety
+/// The processor has AVX512-BF16.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
+pub(super) unsafe fn interleave(low: &[bf16], high: &[bf16], out: &mut [u32]) {
+    for (i, out) in out.chunks_mut(LANES).enumerate() {
+        let mask = lanes(low.len().saturating_sub(i * LANES)) & lanes(out.len());
+        let load = |row: &[bf16]| {
+            // SAFETY: masked to the row.
+            _mm512_cvtepu16_epi32(unsafe {
+                _mm256_maskz_loadu_epi16(mask, row.as_ptr().wrapping_add(i * LANES).cast())
+            })
+        };
+        let words = _mm512_or_si512(load(low), _mm512_slli_epi32::<16>(load(high)));
+        // SAFETY: masked to the result.
+        unsafe { _mm512_mask_storeu_epi32(out.as_mut_ptr().cast(), lanes(out.len()), words) };
     }
 }
 

@@ -18,13 +18,14 @@ use std::ops::Range;
 
 use super::compute::Compute;
 use super::depths::{Block, Depths};
-use super::kernel::{DEPTH, Kernel, STRIDE};
+use super::flops;
+use super::kernel::{Ahead, DEPTH, Kernel, STRIDE};
 use super::operand::Operand;
 use super::pack;
 use super::side::{GROUP, Side};
-use super::tile::{PackedColumns, PackedRows, Start, multiply_packed};
+use super::tile::{PackedColumns, PackedRows, Start, multiply_ahead};
 use crate::dropout::Mask;
-use crate::parallel::{Shared, Tile, tasks, with_scratch};
+use crate::parallel::{Shared, Tile, inside, tasks, with_scratch, with_shared};
 use crate::simd;
 
 /// The low-rank branch of a product.
@@ -57,8 +58,8 @@ impl<'a> Group<'a> {
         Group { start, rows, branch, packed: 0 }
     }
 
-    fn depths(&self, k: usize) -> Depths {
-        Depths { k, r: self.branch.as_ref().map_or(0, |branch| branch.r) }
+    fn depths(&self, k: usize, compute: Compute) -> Depths {
+        Depths { k, r: self.branch.as_ref().map_or(0, |branch| branch.r), most: compute.most() }
     }
 }
 
@@ -104,23 +105,26 @@ impl<'a> Blocked<'a, '_> {
             sides += group.branch.as_ref().map_or(0, |branch| side(branch).packed());
         }
         let groups = &*groups;
-        with_scratch(sides, |inner| {
-            let out = Shared::new(inner);
-            let blocks = k.div_ceil(DEPTH);
-            tasks(if sides > 0 { groups.len() * blocks } else { 0 }, sides / 4, |task| {
-                let group = &groups[task / blocks];
-                if let Some(branch) = &group.branch {
-                    side(branch).pack(task % blocks, &branch.inner, &out, group.packed);
+        let work = || {
+            with_shared(sides, |inner| {
+                let out = Shared::new(inner);
+                let blocks = k.div_ceil(DEPTH);
+                tasks(if sides > 0 { groups.len() * blocks } else { 0 }, sides / 4, |task| {
+                    let group = &groups[task / blocks];
+                    if let Some(branch) = &group.branch {
+                        side(branch).pack(task % blocks, &branch.inner, &out, group.packed);
+                    }
+                });
+                let (inner, c) = (&*inner, &Shared::new(c));
+                let count = groups.iter().map(|group| group.depths(k, compute).count()).max().unwrap_or(0);
+                for i0 in (0..m).step_by(MAX_ROWS) {
+                    let m = MAX_ROWS.min(m - i0);
+                    let work = Work { compute, m, n, k, i0, a, b, alpha, start, groups, inner, c, count };
+                    work.run(epilogue);
                 }
-            });
-            let (inner, c) = (&*inner, &Shared::new(c));
-            let count = groups.iter().map(|group| group.depths(k).count()).max().unwrap_or(0);
-            for i0 in (0..m).step_by(MAX_ROWS) {
-                let m = MAX_ROWS.min(m - i0);
-                let work = Work { compute, m, n, k, i0, a, b, alpha, start, groups, inner, c, count };
-                work.run(epilogue);
-            }
-        });
+            })
+        };
+        inside(flops([m, n, k]), work);
     }
 }
 
@@ -151,7 +155,7 @@ impl<'w, 'a> Work<'w, 'a> {
         }
         for first in (0..self.count).step_by(group) {
             let blocks = first..self.count.min(first + group);
-            with_scratch(blocks.len() * self.m * STRIDE, |packed| {
+            with_shared(blocks.len() * self.m * STRIDE, |packed| {
                 self.rows(blocks.clone(), packed);
                 self.columns(blocks.clone(), packed, epilogue);
             });
@@ -176,13 +180,13 @@ impl<'w, 'a> Work<'w, 'a> {
             for b in blocks.clone() {
                 // SAFETY: one group of rows per task.
                 let out = unsafe { packed.part(((b - blocks.start) * m + i) * STRIDE, rows * STRIDE) };
-                let Block { p, depth, .. } = Depths { k, r: 0 }.block_or_none(b);
+                let Block { p, depth, .. } = Depths { k, r: 0, most: compute.most() }.block_or_none(b);
                 if depth > 0 {
                     pack::rows(compute.path.kernel(), &self.a, [i0 + i, p], [rows, depth], self.alpha, out);
                 }
                 for (group, part) in self.groups(i, rows) {
                     let out = &mut out[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
-                    let block = group.depths(k).block_or_none(b);
+                    let block = group.depths(k, compute).block_or_none(b);
                     if let Some(branch) = &group.branch {
                         self.branch_rows(group, branch, block, part.start, out);
                     }
@@ -234,7 +238,7 @@ impl<'w, 'a> Work<'w, 'a> {
                 }
             });
             if self.k == 0 && blocks.end == self.count {
-                let empty = |group: &Group<'_>| group.depths(0).count() == 0;
+                let empty = |group: &Group<'_>| group.depths(0, compute).count() == 0;
                 for row in self.groups(i, rows).filter(|(group, _)| empty(group)).flat_map(|(_, part)| part) {
                     match self.start {
                         Start::Zero => tile.row(row - i).fill(0.0),
@@ -261,44 +265,65 @@ impl<'w, 'a> Work<'w, 'a> {
             start => start,
         };
         let panels = cols.div_ceil(kernel.cols);
-        let base = Depths { k, r: 0 }.block_or_none(b);
+        let base = self.base(b);
         // Where several groups bring factors of their own, panels have room for the widest below the part that they share.
-        // Only what is f32 stays in place when its neighbour changes: pairs of bf16 may hold a row of each.
+        // Only what is f32 stays in place when its neighbour changes: bf16 pairs may hold a row of each.
         let shared = compute == compute.path.into();
-        let widest = self.groups(i, rows).map(|(group, _)| group.depths(k).block_or_none(b).rank).max().unwrap_or(0);
+        let widest =
+            self.groups(i, rows).map(|(group, _)| group.depths(k, compute).block_or_none(b).rank).max().unwrap_or(0);
         if base.depth > 0 && (shared || widest == 0) {
-            let distance = (base.depth + widest) * kernel.cols;
-            pack::columns(kernel, &self.b, [base.p, j], [base.depth, cols], columns, distance);
-            compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols);
+            let distance = if widest == 0 { compute.padded(base.depth) } else { base.depth + widest } * kernel.cols;
+            let done = compute.pack(&self.b, [base.p, j], [base.depth, cols], columns, distance);
+            compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols, done);
         }
+        let mut later = self.later(b, j, cols);
         if widest == 0 {
             if base.depth > 0 {
-                let columns = PackedColumns { data: columns, depth: base.depth, distance: base.depth * kernel.cols };
-                multiply_packed(kernel, PackedRows(packed), columns, start, tile);
+                let depth = compute.padded(base.depth);
+                let columns = PackedColumns { data: columns, depth, distance: depth * kernel.cols };
+                multiply_ahead(kernel, PackedRows(packed), columns, start, tile, later);
             }
             return;
         }
         for (group, part) in self.groups(i, rows) {
-            let block = group.depths(k).block_or_none(b);
+            let block = group.depths(k, compute).block_or_none(b);
             if block.total() == 0 {
                 continue;
             }
-            let distance = if shared { block.depth + widest } else { block.total() } * kernel.cols;
-            if !shared {
-                pack::columns(kernel, &self.b, [block.p, j], [block.depth, cols], columns, distance);
-            }
+            let depth = compute.padded(block.total());
+            let distance = if shared { block.depth + widest } else { depth } * kernel.cols;
+            let done = match shared {
+                true => 0,
+                false => compute.pack(&self.b, [block.p, j], [block.depth, cols], columns, distance),
+            };
             if let Some(branch) = &group.branch {
                 let rest = &mut columns[block.depth * kernel.cols..];
                 pack::columns(kernel, &branch.outer, [block.q, j], [block.rank, cols], rest, distance);
             }
             if !shared {
-                compute.columns(&mut columns[..panels * distance], block.total(), kernel.cols);
+                compute.columns(&mut columns[..panels * distance], block.total(), kernel.cols, done);
             }
             let packed = &packed[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
-            let columns = PackedColumns { data: columns, depth: block.total(), distance };
+            let columns = PackedColumns { data: columns, depth, distance };
             let mut tile = tile.part(part.start - i, 0, part.len(), cols);
-            multiply_packed(kernel, PackedRows(packed), columns, start, &mut tile);
+            multiply_ahead(kernel, PackedRows(packed), columns, start, &mut tile, later);
+            later = Ahead::NONE;
         }
+    }
+
+    /// Block `b` of depth without any branch.
+    fn base(&self, b: usize) -> Block {
+        Depths { k: self.k, r: 0, most: self.compute.most() }.block_or_none(b)
+    }
+
+    /// What a task packs after block `b` of the strip of columns at `j`: the next block, or the first of the next strip.
+    fn later(&self, b: usize, j: usize, cols: usize) -> Ahead {
+        let (b, j) = if b + 1 < self.k.div_ceil(DEPTH) { (b + 1, j) } else { (0, j + cols) };
+        if j >= self.n {
+            return Ahead::NONE;
+        }
+        let (Block { p, depth, .. }, cols) = (self.base(b), cols.min(self.n - j));
+        if self.b.trans { self.b.ahead([j, p], [cols, depth]) } else { self.b.ahead([p, j], [depth, cols]) }
     }
 }
 
@@ -311,15 +336,16 @@ struct Cut {
 }
 
 impl Cut {
-    /// A strip of packed columns fills at most 512 KiB; about 16 tasks are enough to share between threads that are not
-    /// equally fast.
+    /// A strip of packed columns fills at most 256 KiB; about 4 tasks a thread are enough to share between threads that are
+    /// not equally fast. (The bits of c do not depend on the cut.)
     fn new(kernel: &Kernel, m: usize, n: usize) -> Self {
-        let mut cols = 256;
-        while cols > 2 * kernel.cols && n.div_ceil(cols) < 12 {
+        let tasks = 4 * rayon::current_num_threads();
+        let mut cols = 128;
+        while cols > 2 * kernel.cols && n.div_ceil(cols) < tasks.max(12) {
             cols /= 2;
         }
         let strips = n.div_ceil(cols);
-        let parts = 16usize.div_ceil(strips.max(1)).min(m.div_ceil(64)).max(1);
+        let parts = tasks.div_ceil(strips.max(1)).min(m.div_ceil(64)).max(1);
         let rows = m.div_ceil(parts);
         Cut { cols, strips, rows, parts: m.div_ceil(rows) }
     }

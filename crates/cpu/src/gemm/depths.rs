@@ -1,6 +1,6 @@
 //! The order in which a product's columns are summed.
 
-use super::kernel::{DEPTH, STRIDE};
+use super::kernel::DEPTH;
 
 /// Blocks of depth, in the order in which they are summed: those of a, then the branch's, whose first part shares the last
 /// block of a where it fits (a block of its own would read and write all of c again).
@@ -8,6 +8,8 @@ use super::kernel::{DEPTH, STRIDE};
 pub(super) struct Depths {
     pub k: usize,
     pub r: usize,
+    /// Most columns of a block that the branch shares.
+    pub most: usize,
 }
 
 /// One block: `depth` columns of a from `p` on, then `rank` columns of h from `q` on.
@@ -34,7 +36,7 @@ impl Depths {
     /// Columns of h in the last block of a.
     fn shared(&self) -> usize {
         let last = self.k - DEPTH * self.main().saturating_sub(1);
-        if self.k > 0 && last + self.r <= STRIDE { self.r } else { 0 }
+        if self.k > 0 && last + self.r <= self.most { self.r } else { 0 }
     }
 
     pub fn count(&self) -> usize {

@@ -7,10 +7,10 @@
 
 use lowrank_backend::Mode;
 
-use super::kernel::{DEPTH, Job, Kernel, STRIDE};
+use super::kernel::{Ahead, DEPTH, Job, Kernel, STRIDE};
 use super::operand::Operand;
 use super::pack;
-use crate::parallel::{Shared, tasks, with_scratch};
+use crate::parallel::{Shared, tasks, with_scratch, with_shared};
 use crate::path::Path;
 use crate::simd;
 
@@ -34,7 +34,7 @@ pub(crate) fn few_rows(
 ) {
     let kernel = path.kernel();
     let blocks = k.div_ceil(DEPTH);
-    with_scratch(blocks * r * STRIDE, |packed| {
+    with_shared(blocks * r * STRIDE, |packed| {
         for q in 0..blocks {
             let (p, depth) = (q * DEPTH, DEPTH.min(k - q * DEPTH));
             pack::rows(kernel, &a, [0, p], [r, depth], alpha, &mut packed[q * r * STRIDE..][..r * STRIDE]);
@@ -147,6 +147,7 @@ fn multiply_rows(
             start: if first { std::ptr::null() } else { c.cast_const() },
             start_stride: STRIP,
             cols: width,
+            ahead: [Ahead::NONE; 2],
         };
         // SAFETY: rows of a up to r, `depth` rows of b with whole groups of lanes, and sums [r, STRIP] hold the job.
         unsafe { (kernel.run)(rows, &job) };

@@ -28,6 +28,49 @@ pub(crate) struct Job {
     pub start: *const f32,
     pub start_stride: usize,
     pub cols: usize,
+    /// What will be wanted next: hints, spread over the steps.
+    pub ahead: [Ahead; 2],
+}
+
+/// Bytes of a cache line.
+pub(crate) const LINE: usize = 64;
+
+/// Memory that will be read soon: `rows` runs of `lines` cache lines, `stride` bytes apart. Only ever a hint, so the pointer
+/// may lead anywhere.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead {
+    pub start: *const u8,
+    pub stride: usize,
+    pub rows: usize,
+    pub lines: usize,
+}
+
+impl Ahead {
+    pub const NONE: Ahead = Ahead { start: std::ptr::null(), stride: 0, rows: 0, lines: 0 };
+
+    /// Part `i` of `parts`: some runs, or a piece of one.
+    pub fn part(self, i: usize, parts: usize) -> Ahead {
+        if self.rows >= parts {
+            let (first, end) = (self.rows * i / parts, self.rows * (i + 1) / parts);
+            return self.run(first, end - first);
+        }
+        let pieces = parts / self.rows.max(1);
+        let (row, piece) = (i / pieces, i % pieces);
+        if row >= self.rows {
+            return Ahead::NONE;
+        }
+        self.run(row, 1).slice(piece, pieces)
+    }
+
+    fn run(self, first: usize, rows: usize) -> Ahead {
+        Ahead { start: self.start.wrapping_add(first * self.stride), rows, ..self }
+    }
+
+    /// Piece `i` of `pieces` of every run.
+    pub fn slice(self, i: usize, pieces: usize) -> Ahead {
+        let (first, end) = (self.lines * i / pieces, self.lines * (i + 1) / pieces);
+        Ahead { start: self.start.wrapping_add(first * LINE), lines: end - first, ..self }
+    }
 }
 
 /// The kernels of one path.
@@ -37,14 +80,23 @@ pub(crate) struct Kernel {
     pub cols: usize,
     /// Columns are read in groups of this many.
     pub lanes: usize,
-    /// Depths that one step consumes: 1, or 2 for pairs of bf16.
+    /// Depths that one step consumes: 1, 2 for pairs of bf16, 32 for tiles of them.
     pub grain: usize,
+    /// What a thread must do around jobs.
+    pub state: Option<TileState>,
     /// Runs a job on this many rows, at most `rows`; its `cols` are at most [`Kernel::cols`].
     pub run: unsafe fn(usize, &Job),
     /// `dst[j·ds + i] = src[i·ss + j]` for i < rows, j < cols; writes zeros for i up to the next multiple of `lanes`.
     pub transpose: unsafe fn(Matrix, *mut f32, usize),
     /// `dst[i·ds + j] = src[i·ss + j]`; writes zeros for j up to the next multiple of `lanes`.
     pub copy: unsafe fn(Matrix, *mut f32, usize),
+}
+
+/// Registers that have to be configured: `enter` before jobs on this many rows, `leave` once after all.
+#[derive(Clone, Copy)]
+pub(crate) struct TileState {
+    pub enter: unsafe fn(usize),
+    pub leave: unsafe fn(),
 }
 
 /// A matrix to transpose or to copy.
@@ -61,7 +113,7 @@ impl Path {
     pub(crate) fn kernel(self) -> &'static Kernel {
         match self {
             #[cfg(target_arch = "x86_64")]
-            Path::Avx512 | Path::Avx512Bf16 => &super::avx512::KERNEL,
+            Path::Avx512 | Path::Avx512Bf16 | Path::Amx => &super::avx512::KERNEL,
             #[cfg(target_arch = "x86_64")]
             Path::Avx2 => &super::avx2::KERNEL,
             #[cfg(target_arch = "aarch64")]

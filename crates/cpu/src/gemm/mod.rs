@@ -2,9 +2,9 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | `kernel` | what a microkernel is; `avx512`, `avx512bf16`, `avx2`, `neon`, `portable`: one per instruction set |
-//! | `compute` | which kernels, by path and precision |
-//! | `operand`, `pack` | where operands lie, and how they get into the kernel's order |
+//! | `kernel` | what a microkernel is; `avx512`, `avx512bf16`, `amx`, `avx2`, `neon`, `portable`: one per instruction set |
+//! | `compute` | which kernels, by path and precision; `split`: f32 as a sum of two bf16 |
+//! | `operand`, `pack`, `pairs` | where operands lie, and how they get into the kernel's order |
 //! | `tile` | products inside one task (attention, batches) |
 //! | `blocked`, `depths` | large products on all threads, with low-rank branches riding along |
 //! | `side` | products with few columns: a branch's h, from rows that are packed anyway |
@@ -19,6 +19,8 @@
 //! 1024×512×1376 225 GFLOP/s, so 86–90 %; gy W 214, 200, 209, 195. matrixmultiply reached 170 there. What cost much before:
 //! panels of columns copied by `memcpy` in pieces of 128 bytes took 11 % of a training step.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -35,8 +37,11 @@ mod kernel;
 mod neon;
 mod operand;
 pub(crate) mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
 mod portable;
 mod side;
+mod split;
 mod tile;
 
 pub(crate) use blocked::{Blocked, Branch, Group};

@@ -18,6 +18,7 @@ pub(crate) static KERNEL: Kernel = Kernel {
     cols: COLS,
     lanes: COLS,
     grain: 1,
+    state: None,
     run,
     transpose: transpose_plain::<COLS>,
     copy: copy_plain::<COLS>,

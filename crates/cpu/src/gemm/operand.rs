@@ -1,5 +1,6 @@
 //! Operands of products: any float storage, any place, either orientation.
 
+use super::kernel::{Ahead, LINE};
 use crate::dropout::Mask;
 use crate::view::Floats;
 
@@ -47,6 +48,17 @@ impl<'a> Operand<'a> {
             Floats::F32(x) if self.mask.is_none() => Some(x),
             _ => None,
         }
+    }
+
+    /// Where the stored block `[r0 .. r0 + rows, c0 .. c0 + cols]` lies.
+    pub(super) fn ahead(&self, [r0, c0]: [usize; 2], [rows, cols]: [usize; 2]) -> Ahead {
+        let (start, size) = match self.data {
+            Floats::F32(x) => (x.as_ptr().cast::<u8>(), 4),
+            Floats::BF16(x) => (x.as_ptr().cast(), 2),
+            Floats::F16(x) => (x.as_ptr().cast(), 2),
+        };
+        let start = start.wrapping_add((self.start + r0 * self.stride + c0) * size);
+        Ahead { start, stride: self.stride * size, rows, lines: (cols * size).div_ceil(LINE) }
     }
 
     /// Stored elements `[row, col .. col + out.len()]` as f32 values.

@@ -7,7 +7,7 @@ use super::operand::Operand;
 use super::pack;
 use super::tile::{PackedColumns, PackedRows, Start, multiply_packed};
 use crate::dropout::Mask;
-use crate::parallel::{Shared, Tile, tasks, with_scratch};
+use crate::parallel::{Shared, Tile, tasks, with_scratch, with_shared};
 use crate::path::Path;
 
 /// Rows of a task.
@@ -74,7 +74,7 @@ pub(crate) fn few_columns(
 ) {
     let kernel = path.kernel();
     let side = Side { kernel, r, k, mask: None };
-    with_scratch(side.packed(), |packed| {
+    with_shared(side.packed(), |packed| {
         let out = Shared::new(packed);
         tasks(k.div_ceil(DEPTH), k * r, |q| side.pack(q, &b, &out, 0));
         let packed = &*packed;

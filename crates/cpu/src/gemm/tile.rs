@@ -3,7 +3,7 @@
 use lowrank_backend::Mode;
 
 use super::decode::{DECODE, dots};
-use super::kernel::{DEPTH, Job, Kernel, STRIDE};
+use super::kernel::{Ahead, DEPTH, Job, Kernel, LINE, STRIDE};
 use super::operand::Operand;
 use super::pack;
 use crate::parallel::{Tile, with_scratch};
@@ -40,6 +40,18 @@ pub(crate) fn multiply_packed(
     start: Start<'_>,
     c: &mut Tile<'_>,
 ) {
+    multiply_ahead(kernel, a, b, start, c, Ahead::NONE);
+}
+
+/// The same, asking for what will be packed next meanwhile.
+pub(super) fn multiply_ahead(
+    kernel: &Kernel,
+    a: PackedRows<'_>,
+    b: PackedColumns<'_>,
+    start: Start<'_>,
+    c: &mut Tile<'_>,
+    later: Ahead,
+) {
     let (m, n, depth) = (c.rows(), c.cols(), b.depth);
     if m == 0 || n == 0 {
         return;
@@ -56,12 +68,25 @@ pub(crate) fn multiply_packed(
             (row.as_ptr(), 0)
         }
     };
-    let mut rows = m.div_ceil(kernel.rows);
+    let all = m.div_ceil(kernel.rows);
+    let mut rows = all;
     let mut i = 0;
     while i < m {
         let count = (m - i).div_ceil(rows);
+        if let Some(state) = kernel.state {
+            // SAFETY: the path has the instructions.
+            unsafe { (state.enter)(count) };
+        }
+        // The next rows are asked for while these are multiplied with all panels.
+        let next = Ahead {
+            start: a.0.as_ptr().wrapping_add((i + count) * STRIDE).cast(),
+            stride: STRIDE * 4,
+            rows: if rows > 1 { (m - i - count).div_ceil(rows - 1) } else { 0 },
+            lines: (depth * 4).div_ceil(LINE),
+        };
         for panel in 0..panels {
             let j = panel * kernel.cols;
+            let call = (all - rows) * panels + panel;
             let job = Job {
                 k: depth.div_ceil(kernel.grain),
                 a: a.0[i * STRIDE..].as_ptr(),
@@ -72,12 +97,17 @@ pub(crate) fn multiply_packed(
                 start: if base.is_null() { base } else { base.wrapping_add(i * base_stride + j) },
                 start_stride: base_stride,
                 cols: kernel.cols.min(n - j),
+                ahead: [next.slice(panel, panels), later.part(call, all * panels)],
             };
             // SAFETY: checked above: packed rows and panels hold the block, c is a tile of m×n, start as large as c.
             unsafe { (kernel.run)(count, &job) };
         }
         i += count;
         rows -= 1;
+    }
+    if let Some(state) = kernel.state {
+        // SAFETY: as above.
+        unsafe { (state.leave)() };
     }
 }
 

@@ -145,7 +145,7 @@ fn what_is_not_there_is_refused_by_name() {
         let reference = Reference::new();
         let foreign = put(&reference, &[1.0f32; 4]);
         assert!(matches!(cpu.gemm(&op, foreign.view(), b.view(), c.set()), Err(Error::DeviceMismatch { .. })));
-        assert!(!cpu.supports_precision(Precision::Bf16x3) && !cpu.supports_dtype(DType::F64));
+        assert!(!cpu.supports_precision(Precision::Tf32) && !cpu.supports_dtype(DType::F64));
     });
 }
 

@@ -8,6 +8,7 @@ mod lora;
 mod lora_multi;
 mod moves;
 mod paths;
+mod precision;
 mod stats;
 
 use std::pin::pin;
@@ -101,8 +102,19 @@ fn bits(x: &[f32]) -> Vec<u32> {
     x.iter().map(|x| x.to_bits()).collect()
 }
 
+/// Puts an emulator behind AMX where the processor has none. Tiles then stay available for the life of the process, so tests
+/// that ask about paths call this first.
+pub(crate) fn emulate() {
+    #[cfg(target_arch = "x86_64")]
+    if !Path::Amx.available() && Path::Avx512Bf16.available() && amxsim::install() {
+        // SAFETY: the emulator executes them on every thread.
+        unsafe { crate::assume_amx() };
+    }
+}
+
 /// Runs `f` with every path of products that this processor has; names the others.
 fn on_every_path(f: impl Fn(Cpu)) {
+    emulate();
     for path in Path::ALL {
         match Cpu::with_path(path) {
             Ok(cpu) => f(cpu),
@@ -115,6 +127,7 @@ fn on_every_path(f: impl Fn(Cpu)) {
 #[track_caller]
 fn against_reference(what: &str, tolerance: f32, f: impl Fn(&dyn Backend) -> Vec<Vec<f32>> + Sync) {
     let want = f(&Reference::new());
+    emulate();
     for path in Path::ALL.into_iter().filter(|path| path.available()) {
         let run = |threads| {
             let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();

@@ -45,6 +45,13 @@ pub enum Method {
         /// Of the drawing.
         seed: u64,
     },
+    /// Drop at random and rescale, then elect signs and take means like [`Method::Ties`]: PEFT's `dare_ties`.
+    DareTies {
+        /// Chance of an element to be kept; kept ones are divided by it.
+        density: f64,
+        /// Of the drawing.
+        seed: u64,
+    },
 }
 
 /// What a layer lost by truncation.
@@ -106,7 +113,11 @@ pub fn combine(name: &str, parts: &[(&Adapter, f64)], method: Method) -> Result<
             }
             Method::Dare { density, seed } => {
                 trim::complete(&layer, &list, &factors, "dare")?;
-                trim::dare(&factors, density, seed, &layer)?
+                trim::dare(&factors, density, &trim::by_chance(density, seed, &layer), false)?
+            }
+            Method::DareTies { density, seed } => {
+                trim::complete(&layer, &list, &factors, "dare-ties")?;
+                trim::dare(&factors, density, &trim::by_chance(density, seed, &layer), true)?
             }
         };
         result.check_finite(&layer)?;
@@ -116,5 +127,7 @@ pub fn combine(name: &str, parts: &[(&Adapter, f64)], method: Method) -> Result<
     Ok(Derived { adapter: assemble(name, first, &list, combined)?, truncations })
 }
 
+#[cfg(test)]
+mod peft_tests;
 #[cfg(test)]
 mod tests;

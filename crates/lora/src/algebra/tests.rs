@@ -201,7 +201,7 @@ fn what_has_no_meaning_is_named() {
     let [a, b, _] = three(&host);
     let error = |parts: &[(&Adapter, f64)], m| combine("x", parts, m).unwrap_err().to_string();
     let (ties, dare) = (Method::Ties { density: 0.5 }, Method::Dare { density: 0.5, seed: 0 });
-    for method in [ties, dare] {
+    for method in [ties, dare, Method::DareTies { density: 0.5, seed: 0 }] {
         let e = error(&[(&a, 1.0), (&b, 1.0)], method);
         assert!(e.contains("a has no `model.embed_tokens`; cat and svd can"), "{e}");
         let c = adapter(&host, "c", "q_proj,v_proj", |c| c.r = 3);

@@ -1,6 +1,6 @@
 //! TIES (Yadav et al. 2023, "TIES-Merging", algorithm 1) and DARE (Yu et al. 2023, "Language Models are Super Mario",
 //! eq. 2) on the factors A and B, each multiplied with √|c·s| (and A with its sign), as PEFT's `add_weighted_adapter` has
-//! it with `combination_type` `ties` and `dare_linear`. Working on factors is a heuristic: products do not add up.
+//! it with `combination_type` `ties`, `dare_linear` and `dare_ties`. Working on factors is a heuristic: products do not add up.
 
 use lowrank_core::philox::Rng;
 
@@ -33,41 +33,61 @@ pub(super) fn complete(layer: &str, adapters: &[&Adapter], parts: &Parts, method
 pub(super) fn ties(parts: &Parts, density: f64) -> Result<Factors> {
     check(density)?;
     let merge = |right: bool| {
-        let trimmed: Vec<Vec<f64>> = parts.iter().map(|(_, f, _)| largest(side(f, right), density)).collect();
-        let weights: Vec<f64> = parts.iter().map(|(_, f, c)| weight(c * f.scale, right)).collect();
-        let place = |i: usize| {
-            let positive = trimmed.iter().map(|t| t[i]).sum::<f64>() >= 0.0;
-            let agree = |x: f64| if positive { x > 0.0 } else { x < 0.0 };
-            let (mut sum, mut count) = (0.0, 0.0);
-            for (t, w) in trimmed.iter().zip(&weights).filter(|(t, _)| agree(t[i])) {
-                sum += w * t[i];
-                count += 1.0;
-            }
-            if count == 0.0 { 0.0 } else { sum / count }
-        };
-        (0..trimmed[0].len()).map(place).collect()
+        elected(parts, right, &parts.iter().map(|(_, f, _)| largest(side(f, right), density)).collect::<Vec<_>>())
     };
     Ok(like(parts, merge(false), merge(true)))
 }
 
-/// Drops each element by chance, divides the others by the chance to stay, and adds up.
-pub(super) fn dare(parts: &Parts, density: f64, seed: u64, layer: &str) -> Result<Factors> {
+/// Which elements of a part's A (true) or B stay, `len` of them.
+pub(super) type Keep<'a> = &'a dyn Fn(usize, bool, usize) -> Vec<bool>;
+
+/// Chances from a seed: the same for a layer, part and side.
+pub(super) fn by_chance(density: f64, seed: u64, layer: &str) -> impl Fn(usize, bool, usize) -> Vec<bool> {
+    move |part, right, len| {
+        let site = format!("{layer} {part} {}", if right { "A" } else { "B" });
+        let mut rng = Rng::new(seed, fnv1a(&site));
+        (0..len).map(|_| rng.uniform() < density).collect()
+    }
+}
+
+/// Drops what `keep` says, divides the rest by the chance to stay, and adds up; with `elect`, as [`ties`] does.
+pub(super) fn dare(parts: &Parts, density: f64, keep: Keep<'_>, elect: bool) -> Result<Factors> {
     check(density)?;
     let merge = |right: bool| {
-        let mut sum = vec![0.0; side(&parts[0].1, right).len()];
-        for (i, f, c) in parts {
-            let site = format!("{layer} {i} {}", if right { "A" } else { "B" });
-            let mut rng = Rng::new(seed, fnv1a(&site));
-            let w = weight(c * f.scale, right);
-            for (s, x) in sum.iter_mut().zip(side(f, right)) {
-                if rng.uniform() < density {
-                    *s += w * x / density;
-                }
-            }
-        }
-        sum
+        let dropped = |(i, f, _): &(usize, Factors, f64)| -> Vec<f64> {
+            let x = side(f, right);
+            x.iter().zip(keep(*i, right, x.len())).map(|(x, kept)| if kept { x / density } else { 0.0 }).collect()
+        };
+        let dropped: Vec<Vec<f64>> = parts.iter().map(dropped).collect();
+        if elect { elected(parts, right, &dropped) } else { sum(parts, right, &dropped) }
     };
     Ok(like(parts, merge(false), merge(true)))
+}
+
+/// `Σ weight · x`.
+fn sum(parts: &Parts, right: bool, list: &[Vec<f64>]) -> Vec<f64> {
+    let mut sum = vec![0.0; list[0].len()];
+    for ((_, f, c), x) in parts.iter().zip(list) {
+        let w = weight(c * f.scale, right);
+        sum.iter_mut().zip(x).for_each(|(s, x)| *s += w * x);
+    }
+    sum
+}
+
+/// At every place the mean of the weighted elements that have the sign of all elements' sum.
+fn elected(parts: &Parts, right: bool, list: &[Vec<f64>]) -> Vec<f64> {
+    let weights: Vec<f64> = parts.iter().map(|(_, f, c)| weight(c * f.scale, right)).collect();
+    let place = |i: usize| {
+        let positive = list.iter().map(|t| t[i]).sum::<f64>() >= 0.0;
+        let agree = |x: f64| if positive { x > 0.0 } else { x < 0.0 };
+        let (mut sum, mut count) = (0.0, 0.0);
+        for (t, w) in list.iter().zip(&weights).filter(|(t, _)| agree(t[i])) {
+            sum += w * t[i];
+            count += 1.0;
+        }
+        if count == 0.0 { 0.0 } else { sum / count }
+    };
+    (0..list[0].len()).map(place).collect()
 }
 
 fn check(density: f64) -> Result<()> {

@@ -84,6 +84,26 @@ fn rank_deficiency_shows_and_bad_input_is_refused() {
     assert!(svd_lowrank(&nan, 2, 0, &mut Rng::new(0, 0)).unwrap_err().to_string().contains("not finite"));
 }
 
+/// Blocks of nothing but rounding errors, up to as many columns as there are dimensions: the basis stays orthonormal, and
+/// what the matrix has is found as well as without them.
+#[test]
+fn a_low_rank_leaves_no_trace_of_the_noise_below_it() {
+    let device = Device::reference().unwrap();
+    for seed in 0..6 {
+        let (u, v) = (orthonormal_columns(33, 9, 40 + seed), orthonormal_columns(33, 9, 60 + seed));
+        let s: Vec<f64> = (1..=9).map(|i| 1.0 / f64::from(i)).collect();
+        let g = u.scale_columns(&s).times(&v.transposed());
+        let found = svd_lowrank(&g.to_tensor(DType::F32, &device).unwrap(), 12, 4, &mut Rng::new(seed, 0)).unwrap();
+        assert_orthonormal(&found.u, 1e-5);
+        let six: Vec<usize> = (0..6).collect();
+        let leading = |u: &Matrix, s: &[f64], v: &Matrix| {
+            u.columns(&six).scale_columns(&s[..6]).times(&v.columns(&six).transposed())
+        };
+        let off = difference(&leading(&found.u, &found.s, &found.v), &leading(&u, &s, &v));
+        assert!(off < 2e-5, "seed {seed}: {off:.1e}");
+    }
+}
+
 #[cfg(feature = "cpu")]
 #[test]
 fn the_same_bits_for_any_number_of_threads() {

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use super::files::{CONFIG_FILE, TENSORS_FILE};
 use super::{config, read};
 use crate::files::{io_error, write_atomically};
+use crate::hash::Fnv;
 use crate::scalar::host_bytes;
 use crate::split::offsets;
 use crate::{Adapter, Error, Host, Init, LoraConfig, Offset, Result, write_tensors};
@@ -119,9 +120,10 @@ fn hashes(adapter: &Adapter, host: &dyn Host) -> Result<BTreeMap<String, String>
         if outcome.is_ok() && adapter.layers.contains_key(m.name()) {
             let w = m.base_weight();
             outcome = host_bytes(w).map(|bytes| {
-                let all = w.dtype().name().bytes().chain(bytes);
-                let hash = all.fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
-                hashes.insert(m.name().to_string(), format!("{} {hash:016x}", w.dtype()));
+                let mut hash = Fnv::default();
+                hash.eat(w.dtype().name().as_bytes());
+                hash.eat(&bytes);
+                hashes.insert(m.name().to_string(), format!("{} {:016x}", w.dtype(), hash.0));
             });
         }
     });

@@ -24,7 +24,7 @@ pub(super) fn suggest<H: Host>(
     layers: &mut [LayerReport],
 ) -> Result<()> {
     for layer in layers {
-        let Some(mut g) = gradient(host, adapter, loss, &layer.name)? else { continue };
+        let Some(g) = gradient(host, adapter, loss, &layer.name)? else { continue };
         let [mut n, mut k] = layer.shape;
         if adapter.layers.get(&layer.name).is_some_and(|p| p.kind == Kind::Embedding) {
             (n, k) = (k, n);
@@ -32,27 +32,57 @@ pub(super) fn suggest<H: Host>(
         if g.iter().any(|v| !v.is_finite()) {
             continue;
         }
-        if n > k {
-            g = transpose(&g, n, k);
-            (n, k) = (k, n);
-        }
-        let total: f64 = g.iter().map(|v| v * v).sum();
-        if total == 0.0 {
-            continue;
-        }
-        let squares = if n <= EXACT { eigenvalues(gram_of_rows(&g, n, k), n) } else { sketched(&g, n, k) };
-        let mut held = 0.0;
-        for (i, square) in squares.iter().enumerate() {
-            held += square.max(0.0) / total;
-            if layer.suggested_rank.is_none() && held >= share {
-                layer.suggested_rank = Some(i + 1);
-            }
-            if i + 1 == layer.rank.min(squares.len()) {
-                layer.energy_at_rank = Some(held.min(1.0));
-            }
-        }
+        let spectrum = squares(g, n, k);
+        layer.suggested_rank = spectrum.rank_for(share);
+        layer.energy_at_rank = spectrum.share_of(layer.rank);
     }
     Ok(())
+}
+
+/// Squares of a matrix's singular values, the largest first; of a large matrix, the leading ones.
+pub(super) struct Spectrum {
+    /// Leading squares.
+    pub squares: Vec<f64>,
+    /// Sum of all.
+    pub total: f64,
+}
+
+impl Spectrum {
+    /// The smallest rank that holds a share of the whole; none of a zero matrix, or if the known ones do not hold it.
+    pub fn rank_for(&self, share: f64) -> Option<usize> {
+        let mut held = 0.0;
+        self.squares
+            .iter()
+            .position(|square| {
+                held += square.max(0.0) / self.total;
+                held >= share
+            })
+            .map(|i| i + 1)
+    }
+
+    /// The share that a rank holds.
+    pub fn share_of(&self, rank: usize) -> Option<f64> {
+        let held: f64 = self.squares.iter().take(rank).map(|s| s.max(0.0)).sum();
+        (self.total > 0.0 && rank > 0).then(|| (held / self.total).min(1.0))
+    }
+
+    /// `Σσ² / σ₁²`.
+    pub fn stable_rank(&self) -> Option<f64> {
+        let largest = self.squares.first().copied().filter(|&s| s > 0.0)?;
+        Some(self.total / largest)
+    }
+}
+
+/// Of g `[n,k]`.
+pub(super) fn squares(g: Vec<f64>, n: usize, k: usize) -> Spectrum {
+    let (g, n, k) = if n > k { (transpose(&g, n, k), k, n) } else { (g, n, k) };
+    let total = g.iter().map(|v| v * v).sum();
+    let squares = match total {
+        0.0 => Vec::new(),
+        _ if n <= EXACT => eigenvalues(gram_of_rows(&g, n, k), n),
+        _ => sketched(&g, n, k),
+    };
+    Spectrum { squares, total }
 }
 
 /// ∂loss/∂W of one layer of the base; none if the loss does not depend on it.

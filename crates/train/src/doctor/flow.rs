@@ -7,6 +7,7 @@ use lowrank_core::{DType, Tensor, no_grad};
 use lowrank_lora::{Adapter, Host, LowRank};
 
 use super::linalg::{squares_of_product, transpose};
+use super::others::Others;
 use super::{DoctorOptions, LayerReport};
 use crate::Result;
 
@@ -15,6 +16,7 @@ pub(super) struct Flow {
     pub loss: f64,
     pub loss_after: Option<f64>,
     pub layers: Vec<LayerReport>,
+    pub others: Others,
 }
 
 /// Every trainable value.
@@ -67,6 +69,7 @@ pub(super) fn measure<H: Host>(
         before.push(factors);
     }
     state(&mut layers, &before, 0);
+    let mut others = Others::of(host, adapter)?;
 
     zero_grad(adapter);
     let start = loss(host)?;
@@ -77,9 +80,10 @@ pub(super) fn measure<H: Host>(
     }
     drop(start);
     gradients(adapter, &mut layers, 0)?;
+    others.gradients(adapter, 0, options.energy)?;
     let moved: Vec<(String, Tensor)> = adapter.parameters().into_iter().filter(|(_, t)| t.grad().is_some()).collect();
     if moved.is_empty() || !first.is_finite() {
-        return Ok(Flow { loss: first, loss_after: None, layers });
+        return Ok(Flow { loss: first, loss_after: None, layers, others });
     }
     let group = Group { params: moved, lr: options.lr, weight_decay: 0.0 };
     AdamW::new(vec![group], AdamWOptions::default())?.step(1.0, options.clip)?;
@@ -93,13 +97,15 @@ pub(super) fn measure<H: Host>(
         after.push(new);
     }
     state(&mut layers, &after, 1);
+    others.after(adapter, options.energy.is_some())?;
     let second = loss(host)?;
     let loss_after = second.item()?;
     if second.requires_grad() {
         second.backward()?;
     }
     gradients(adapter, &mut layers, 1)?;
-    Ok(Flow { loss: first, loss_after: Some(loss_after), layers })
+    others.gradients(adapter, 1, None)?;
+    Ok(Flow { loss: first, loss_after: Some(loss_after), layers, others })
 }
 
 /// What follows from A and B alone.

@@ -1,6 +1,10 @@
 //! Diagnostics of an adapter, layer by layer: does a gradient reach it, does a step move it, how far is it from the
 //! base, and which rank would its gradient need?
 //!
+//! Pairs are looked at as LoRA's theory does (‖dA‖, ‖dB‖, s·BA); layers that are trained whole, modules to save and
+//! bottlenecks by what of it applies to them: gradients, the size of the change and of a step, ranks. What does not apply is
+//! said by name.
+//!
 //! Everything is measured on one batch: at the start, after one optimiser step, and, for the suggested ranks, on the base
 //! with one layer's weight trainable at a time. The adapter has its values back afterwards.
 
@@ -8,6 +12,7 @@ mod energy;
 mod findings;
 mod flow;
 mod linalg;
+mod others;
 mod report;
 
 use lowrank_core::{Tensor, no_grad};
@@ -17,6 +22,7 @@ use serde::Serialize;
 use crate::{Error, Result};
 
 pub use findings::{Fault, Finding, Severity};
+pub use others::{BottleneckReport, WholeReport};
 
 /// How an adapter is examined.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +51,12 @@ pub struct Examination {
     pub loss_after: Option<f64>,
     /// One entry a layer with a pair.
     pub layers: Vec<LayerReport>,
+    /// One entry a weight or bias that is trained whole.
+    pub whole: Vec<WholeReport>,
+    /// One entry a layer with a bottleneck behind it.
+    pub bottlenecks: Vec<BottleneckReport>,
+    /// What is not looked at, and why.
+    pub not_applicable: Vec<&'static str>,
     /// What is wrong, errors first.
     pub findings: Vec<Finding>,
 }
@@ -108,9 +120,8 @@ pub fn examine<H: Host>(
     {
         return Err(Error::option("--energy", format!("{energy} is not between 0 and 1")));
     }
-    adapter.no_bottleneck("doctor")?;
-    if adapter.layers.is_empty() {
-        let detail = format!("{} has no low-rank pair to look at", adapter.name);
+    if adapter.parameters().is_empty() {
+        let detail = format!("{} trains nothing that could be looked at", adapter.name);
         return Err(Error::option("--adapter", detail));
     }
     detach(host);
@@ -120,7 +131,7 @@ pub fn examine<H: Host>(
     let measured = flow::measure(host, adapter, loss, options);
     flow::restore(adapter, &saved)?;
     detach(host);
-    let flow::Flow { loss: start, loss_after, mut layers } = measured?;
+    let flow::Flow { loss: start, loss_after, mut layers, others } = measured?;
     if let Some(energy) = options.energy
         && base_loss.is_finite()
     {
@@ -133,10 +144,30 @@ pub fn examine<H: Host>(
         loss: number(start),
         loss_after: loss_after.and_then(number),
         layers,
+        not_applicable: not_applicable(adapter),
+        whole: others.whole,
+        bottlenecks: others.bottlenecks,
         findings: Vec::new(),
     };
     examination.findings = findings::of(&examination);
     Ok(examination)
+}
+
+fn not_applicable(adapter: &Adapter) -> Vec<&'static str> {
+    let mut list = Vec::new();
+    if !adapter.saved.is_empty() || !adapter.biases.is_empty() {
+        list.push(
+            "weights and biases trained whole have no A, B and s: ‖dA‖, ‖dB‖, sBA, its forward and backward scale and \
+             the fault \"dead\" mean nothing there",
+        );
+    }
+    if !adapter.bottlenecks.is_empty() {
+        list.push(
+            "a bottleneck is no change of a weight: ‖sBA‖/‖W‖ and a suggested rank mean nothing there; it starts near the \
+             base, not on it",
+        );
+    }
+    list
 }
 
 impl Examination {

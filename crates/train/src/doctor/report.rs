@@ -1,12 +1,12 @@
-//! An examination as a table and as a picture.
+//! An examination as tables and as a picture.
 
-use super::{Examination, LayerReport, Severity};
-use crate::chart::{Row, columns};
+use super::{BottleneckReport, Examination, LayerReport, Severity, WholeReport};
+use crate::chart::{Block, Row, columns};
 
 /// Head and value of the columns that both show.
-type Column = (&'static str, fn(&LayerReport) -> Option<f64>);
+type Column<T> = (&'static str, fn(&T) -> Option<f64>);
 
-const COLUMNS: [Column; 9] = [
+const PAIRS: [Column<LayerReport>; 9] = [
     ("‖dA‖ step 0", |l| l.da[0]),
     ("‖dB‖ step 0", |l| l.db[0]),
     ("‖dA‖ step 1", |l| l.da[1]),
@@ -18,40 +18,98 @@ const COLUMNS: [Column; 9] = [
     ("backward scale", |l| l.backward_scale[1].or(l.backward_scale[0])),
 ];
 
+const WHOLE: [Column<WholeReport>; 5] = [
+    ("‖dW‖ step 0", |w| w.gradient[0]),
+    ("‖dW‖ step 1", |w| w.gradient[1]),
+    ("‖W′−W‖/‖W‖", |w| w.ratio),
+    ("step/‖W‖", |w| w.update_ratio),
+    ("stable rank", |w| w.stable_rank),
+];
+
+const BOTTLENECKS: [Column<BottleneckReport>; 7] = [
+    ("‖d down‖ step 0", |b| b.d_down[0]),
+    ("‖d up‖ step 0", |b| b.d_up[0]),
+    ("‖d down‖ step 1", |b| b.d_down[1]),
+    ("‖d up‖ step 1", |b| b.d_up[1]),
+    ("‖up·down‖/√n", |b| b.ratio),
+    ("step", |b| b.update_ratio),
+    ("stable rank", |b| b.stable_rank),
+];
+
 impl Examination {
-    /// One row a layer; the first row is the head. Stable rank and scales are those after the step.
-    pub fn table(&self) -> Vec<Vec<String>> {
-        let mut head = vec!["layer".to_string(), "r".into()];
-        head.extend(COLUMNS.map(|(name, _)| name.to_string()));
-        head.extend(["suggested r".to_string(), "share at r".into()]);
-        let row = |l: &LayerReport| {
-            let mut row = vec![l.name.clone(), l.rank.to_string()];
-            row.extend(COLUMNS.map(|(_, value)| value(l).map_or("–".into(), figure)));
-            row.push(l.suggested_rank.map_or("–".into(), |r| r.to_string()));
-            row.push(l.energy_at_rank.map_or("–".into(), |e| format!("{:.0} %", 100.0 * e)));
-            row
-        };
-        std::iter::once(head).chain(self.layers.iter().map(row)).collect()
+    /// Tables of what there is: pairs, whole tensors, bottlenecks; of each the first row is the head. Stable rank and
+    /// scales are those after the step.
+    pub fn tables(&self) -> Vec<Vec<Vec<String>>> {
+        let mut tables = Vec::new();
+        if !self.layers.is_empty() {
+            let last = |l: &LayerReport| {
+                let rank = l.suggested_rank.map_or("–".into(), |r| r.to_string());
+                vec![rank, l.energy_at_rank.map_or("–".into(), |e| format!("{:.0} %", 100.0 * e))]
+            };
+            let first = |l: &LayerReport| vec![l.name.clone(), l.rank.to_string()];
+            tables.push(table(&["layer", "r"], &["suggested r", "share at r"], &PAIRS, &self.layers, first, last));
+        }
+        if !self.whole.is_empty() {
+            let last = |w: &WholeReport| vec![w.suggested_rank.map_or("–".into(), |r| r.to_string())];
+            let first = |w: &WholeReport| vec![w.name.clone()];
+            tables.push(table(&["trained whole"], &["r for a pair"], &WHOLE, &self.whole, first, last));
+        }
+        if !self.bottlenecks.is_empty() {
+            let first = |b: &BottleneckReport| vec![b.name.clone(), b.width.to_string()];
+            tables.push(table(&["bottleneck", "r"], &[], &BOTTLENECKS, &self.bottlenecks, first, |_| Vec::new()));
+        }
+        tables
     }
 
     /// Bars for every layer and figure; layers with an error are red. An SVG file.
     pub fn svg(&self) -> String {
-        let flagged = |name: &str| {
-            self.findings.iter().any(|f| f.severity == Severity::Error && f.layer.as_deref() == Some(name))
-        };
-        let mut heads: Vec<&str> = COLUMNS.iter().map(|(name, _)| *name).collect();
-        heads.push("suggested r");
-        let row = |l: &LayerReport| {
-            let mut values: Vec<f64> = COLUMNS.iter().map(|(_, value)| value(l).unwrap_or(f64::NAN)).collect();
-            values.push(l.suggested_rank.map_or(f64::NAN, |r| r as f64));
-            Row { name: l.name.clone(), values, marked: flagged(&l.name) }
-        };
+        let rank = |r: Option<usize>| r.map_or(f64::NAN, |r| r as f64);
+        let blocks = [
+            self.block(&PAIRS, &self.layers, |l| &l.name, Some(("suggested r", &|l| rank(l.suggested_rank)))),
+            self.block(&WHOLE, &self.whole, |w| &w.name, Some(("r for a pair", &|w| rank(w.suggested_rank)))),
+            self.block(&BOTTLENECKS, &self.bottlenecks, |b| &b.name, None),
+        ];
         let title = match self.findings.len() {
             0 => "adapter: nothing wrong".to_string(),
             n => format!("adapter: {n} findings"),
         };
-        columns(&title, &heads, &self.layers.iter().map(row).collect::<Vec<_>>())
+        columns(&title, &blocks.into_iter().filter(|b| !b.rows.is_empty()).collect::<Vec<_>>())
     }
+
+    fn block<T>(&self, shown: &[Column<T>], list: &[T], name: fn(&T) -> &String, last: Option<Last<'_, T>>) -> Block {
+        let flagged = |name: &str| {
+            self.findings.iter().any(|f| f.severity == Severity::Error && f.layer.as_deref() == Some(name))
+        };
+        let row = |item: &T| {
+            let mut values: Vec<f64> = shown.iter().map(|(_, value)| value(item).unwrap_or(f64::NAN)).collect();
+            values.extend(last.iter().map(|(_, value)| value(item)));
+            Row { name: name(item).clone(), values, marked: flagged(name(item)) }
+        };
+        let mut heads: Vec<&'static str> = shown.iter().map(|(head, _)| *head).collect();
+        heads.extend(last.iter().map(|(head, _)| *head));
+        Block { heads, rows: list.iter().map(row).collect() }
+    }
+}
+
+/// A last column of whole numbers.
+type Last<'a, T> = (&'static str, &'a dyn Fn(&T) -> f64);
+
+fn table<T>(
+    before: &[&str],
+    behind: &[&str],
+    shown: &[Column<T>],
+    list: &[T],
+    first: impl Fn(&T) -> Vec<String>,
+    last: impl Fn(&T) -> Vec<String>,
+) -> Vec<Vec<String>> {
+    let heads = before.iter().copied().chain(shown.iter().map(|(head, _)| *head)).chain(behind.iter().copied());
+    let row = |item: &T| {
+        let mut row = first(item);
+        row.extend(shown.iter().map(|(_, value)| value(item).map_or("–".into(), figure)));
+        row.extend(last(item));
+        row
+    };
+    std::iter::once(heads.map(String::from).collect()).chain(list.iter().map(row)).collect()
 }
 
 fn figure(x: f64) -> String {

@@ -4,6 +4,7 @@
 mod language;
 mod methods;
 mod starts;
+mod trials;
 
 use std::path::Path;
 
@@ -12,9 +13,10 @@ use lowrank_lora::files;
 use crate::sweep::markdown;
 use crate::{Chart, Error, Result};
 
-pub use language::{Effort, language_steps, rank, targets};
+pub use language::{language_steps, rank, targets};
 pub use methods::{family, methods};
 pub use starts::starts;
+pub use trials::Effort;
 
 /// What a study found.
 #[derive(Clone, Debug, PartialEq)]

@@ -76,15 +76,14 @@ pub fn starts(device: &Device, steps: usize, seeds: u64, ticked: &dyn Fn()) -> R
             format!("{}, {}", norm(of(0)), norm(of(1)))
         };
         rows.push(vec![name.to_string(), spread(&at(0)), spread(&at(steps)), norms(0), norms(1)]);
-        let points = (0..=steps).map(|i| (i as f64, mean(&at(i)))).collect();
-        series.push(Series { name: name.to_string(), points });
+        series.push(Series::with_spread(name, (0..=steps).map(|i| (i as f64, at(i)))));
     }
     let method = format!(
         "A network {INPUTS} → {HIDDEN} → {CLASSES} with ReLU learns a teacher's {CLASSES} classes ({PRETRAINING} steps on \
          {EXAMPLES} points), and is then adapted to a second teacher, the first one with a change of rank 2 in its first \
          layer: rank {RANK}, α = {}, both layers, AdamW with learning rate {LR}, {steps} steps on all {EXAMPLES} points at \
          once; losses are on {EXAMPLES} other points, means over {seeds} seeds with half the distance between the \
-         extremes. The frozen base's loss on the second task is {}, a guess among the classes costs {:.4}. Rows trained in full start \
+         extremes, which bands in the picture show. The frozen base's loss on the second task is {}, a guess among the classes costs {:.4}. Rows trained in full start \
          from no base: their gradient norms are those of W₁ and W₂.",
         2 * RANK,
         spread(&base_losses),

@@ -44,6 +44,8 @@ pub struct CellResult {
     /// Held-out loss after the last step; NaN (`null` in JSON) if it diverged.
     #[serde(serialize_with = "finite")]
     pub loss: f64,
+    /// Hash of the trained adapter in the form that `train` would save.
+    pub hash: String,
     /// Training loss by step.
     pub curve: Vec<f64>,
     /// Why there is no loss.
@@ -105,6 +107,7 @@ pub fn sweep(
             trainable_params: cell.adapter.parameters().iter().map(|(_, t)| t.len()).sum(),
             loss_before: before,
             loss,
+            hash: format!("{:016x}", cell.adapter.hash()?),
             curve: curve.losses,
             error,
         });

@@ -43,7 +43,7 @@ impl Sweep {
             let points = cells.map(|c| (if by_rank { c.rank as f64 } else { c.lr }, c.loss));
             match series.iter_mut().find(|s| s.name == name) {
                 Some(s) => s.points.extend(points),
-                None => series.push(Series { name, points: points.collect() }),
+                None => series.push(Series { name, points: points.collect(), spread: Vec::new() }),
             }
         }
         for s in &mut series {
@@ -98,6 +98,7 @@ mod tests {
             trainable_params: 1,
             loss_before: 5.0,
             loss,
+            hash: String::new(),
             curve: vec![1.0],
             error: None,
         }

@@ -23,7 +23,8 @@ pub(super) fn length(w: &Tensor, s: f64, options: &LoraGa, sizes: &Sizes, rng: &
         GaScale::Unit => 1.0,
         GaScale::Zeta(zeta) => zeta.sqrt() / s,
         GaScale::WeightSvd => {
-            let svd = svd_lowrank(w, (4 * sizes.r).min(sizes.n.min(sizes.k)), 4, rng)?;
+            // A weight's spectrum is flat: more iterations than for a gradient, as many products as the authors have.
+            let svd = svd_lowrank(w, (4 * sizes.r).min(sizes.n.min(sizes.k)), 8, rng)?;
             svd.s[..sizes.r].iter().map(|x| (x / s).sqrt()).sum::<f64>() / sizes.r as f64
         }
     };

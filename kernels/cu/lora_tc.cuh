@@ -14,9 +14,8 @@
 //   ptxsim counts exactly these sectors and no bank conflict for u and v (tests/lora_tc.rs asserts both); a copy of x for
 //   Hopper's products is mc more out, none in
 //   21 to 57 KiB of shared memory; registers up to 143 (16 bits), 189 (f32): one or two blocks a multiprocessor
-#include "common.cuh"
-#include "philox.cuh"
-#include "operand.cuh"
+// A file for each rank, so that the driver compiles what is used. Needs common.cuh, philox.cuh and operand.cuh.
+#pragma once
 
 // As in lora.cu; `drop.keep_scale` is not looked at. `copy`, if there is one, gets x [m,c] in bf16, without the mask, from
 // the registers that x passes through: x is f32 then, its rows aligned.
@@ -290,7 +289,4 @@ template <int R, bool U, bool V, bool F32> DEVICE void skinny(const Lora& p) {
   extern "C" __global__ void __launch_bounds__(THREADS, 1) lora_tc_##name##_##R##_16bit(const __grid_constant__ Lora p) { \
     skinny<R, U, V, false>(p);                                                                                           \
   }
-#define RANKS(name, U, V) SKINNY(name, 16, U, V) SKINNY(name, 32, U, V) SKINNY(name, 64, U, V) SKINNY(name, 128, U, V)
-RANKS(u, true, false)
-RANKS(v, false, true)
-RANKS(uv, true, true)
+#define RANK(R) SKINNY(u, R, true, false) SKINNY(v, R, false, true) SKINNY(uv, R, true, true)

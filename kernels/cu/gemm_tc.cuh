@@ -14,10 +14,8 @@
 //   on paper: 2mnk FLOP; (m·n·k/128)·2 elements read, m·n written, in whole sectors where rows are aligned
 //   ptxsim counts exactly these sectors and no bank conflict (tests/gemm_tc.rs asserts both)
 //   64 KiB of shared memory (bf16, tf32: 34); registers up to 166 (16-bit), 226 (by registers): a block a multiprocessor
-#include "common.cuh"
-#include "philox.cuh"
-#include "operand.cuh"
-#include "gemm.cuh"
+// A file for each kind, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and gemm.cuh.
+#pragma once
 
 constexpr int THREADS = 256, TILE = 128;
 constexpr int PART = TILE * 64;  // bytes of one part of an operand's tile: 128 rows of 64
@@ -370,8 +368,3 @@ template <int MATH, bool NATIVE, bool TA, bool TB> DEVICE void gemm(Gemm g) {
   ENTRY(name, MATH, NATIVE, nn, false, false) \
   ENTRY(name, MATH, NATIVE, nt, false, true)  \
   ENTRY(name, MATH, NATIVE, tn, true, false)
-LAYOUTS(bf16_bf16, MATH_BF16, true)
-LAYOUTS(f16_f16, MATH_F16, true)
-LAYOUTS(bf16, MATH_BF16, false)
-LAYOUTS(bf16x3, MATH_BF16X3, false)
-LAYOUTS(tf32, MATH_TF32, false)

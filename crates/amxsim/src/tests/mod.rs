@@ -1,0 +1,4 @@
+//! Against what the assembler emits, and against plain loops.
+
+mod encodings;
+mod tiles;

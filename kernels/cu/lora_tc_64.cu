@@ -1,0 +1,7 @@
+// The rank-r sums on tensor cores for ranks up to 64: lora_tc.cuh.
+#include "common.cuh"
+#include "philox.cuh"
+#include "operand.cuh"
+#include "lora_tc.cuh"
+
+RANK(64)
