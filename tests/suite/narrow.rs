@@ -39,7 +39,7 @@ pub fn trials() -> Vec<Trial> {
             trials.push(Trial::test(format!("bf16x3/{path}"), || Ok(())).with_ignored_flag(true));
             continue;
         }
-        for (op, rows) in cases::by_op().into_iter().filter(|(op, _)| PRODUCTS.contains(op)) {
+        for (op, rows) in cases::by_op().iter().filter(|(op, _)| PRODUCTS.contains(op)) {
             let rows: Vec<&'static Case> = rows.iter().filter(|case| matches!(case.bound, Bound::Product(_))).collect();
             trials.push(Trial::test(format!("bf16x3/{path}/{op}"), move || {
                 let failures: Vec<String> =
