@@ -1,5 +1,5 @@
 //! The low-rank linear, fused and unfused, beside the frozen linear alone (the lower bound) and beside plain products
-//! of matrixmultiply and gemm.
+//! of matrixmultiply, gemm (with its AVX-512 kernels) and faer.
 //!
 //! Throughput counts the *necessary* floating-point operations, so waste shows as slowness: forward 2mnk + 2mr(n+k),
 //! backward 2mnk + 4mr(n+k) (u, dB, dA and the branch's part of dx), a frozen linear or a plain product 2mnk.
@@ -8,12 +8,14 @@
 //! `cargo bench` takes a few minutes; `cargo bench -- backward` runs a part; `cargo bench -- --test` runs each once.
 //! After criterion's own figures (one candidate after the other) comes a table in which the candidates take turns, so
 //! that a machine that slows down slows all of them. Rivals: matrixmultiply runs on one thread as built here (it is the
-//! product underneath the CPU backend), gemm on all of them.
+//! product underneath the f64 oracle), gemm and faer on all of them.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 use criterion::{BatchSize, BenchmarkGroup, Criterion, SamplingMode, Throughput, measurement::WallTime};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, MatMut, MatRef, Par};
 use lowrank_core::{DType, Device, Result, Stats, Tensor, no_grad, philox};
 
 const SHAPES: [Shape; 3] = [
@@ -51,19 +53,21 @@ enum Kind {
     Frozen,
     MatrixMultiply,
     Gemm,
+    Faer,
 }
 
-const KINDS: [(Kind, &str); 5] = [
+const KINDS: [(Kind, &str); 6] = [
     (Kind::Fused, "fused"),
     (Kind::Unfused, "unfused"),
     (Kind::Frozen, "frozen-only"),
     (Kind::MatrixMultiply, "matrixmultiply"),
     (Kind::Gemm, "gemm"),
+    (Kind::Faer, "faer"),
 ];
 
 impl Kind {
     fn is_rival(self) -> bool {
-        matches!(self, Kind::MatrixMultiply | Kind::Gemm)
+        matches!(self, Kind::MatrixMultiply | Kind::Gemm | Kind::Faer)
     }
 
     /// Necessary operations.
@@ -137,6 +141,7 @@ impl Candidate {
         match (self.kind, prepared) {
             (Kind::MatrixMultiply, _) => self.matrixmultiply(),
             (Kind::Gemm, _) => self.gemm(),
+            (Kind::Faer, _) => self.faer(),
             (_, Some([y, gy])) => {
                 y.backward_with(gy)?;
                 self.device.backend().sync()?;
@@ -206,6 +211,16 @@ impl Candidate {
                 threads,
             );
         }
+        black_box(&self.product);
+    }
+
+    /// y = x Wᵀ
+    fn faer(&mut self) {
+        let Shape { m, k, n, .. } = self.shape;
+        let [x, w] = &self.host;
+        let (x, w) = (MatRef::from_row_major_slice(x, m, k), MatRef::from_row_major_slice(w, n, k));
+        let y = MatMut::from_row_major_slice_mut(&mut self.product, m, n);
+        matmul(y, Accum::Replace, x, w.transpose(), 1.0, Par::rayon(0));
         black_box(&self.product);
     }
 

@@ -6,7 +6,9 @@ use common::{adapter, alone, config, dataset, model};
 use lowrank_core::{DType, Device, Tensor};
 use lowrank_lora::{Adapter, Init, LoraConfig, attach, detach};
 use lowrank_models::{Llama, Mlp};
-use lowrank_train::{Batch, Dataset, DoctorOptions, Examination, Fault, Length, Options, Severity, examine};
+use lowrank_train::{
+    Batch, Dataset, DoctorOptions, Examination, Fault, Length, Options, Severity, examine, start_adapter,
+};
 
 const Q: &str = "model.layers.1.self_attn.q_proj";
 
@@ -74,6 +76,44 @@ fn healthy_adapters_raise_nothing() {
     let largest = e.layers.iter().filter_map(|l| l.ratio).fold(0.0, f64::max);
     println!("trained 30 steps: largest ‖sBA‖/‖W‖ {largest:.3}");
     assert_eq!(faults(&e), [], "{:?}", e.findings);
+}
+
+/// Every init that is to start as the base, also those that do so by cancelling: fresh and trained.
+#[test]
+fn healthy_starts_of_every_init_raise_nothing() {
+    let mut model = model(DType::F32);
+    let data = dataset(&model, 64);
+    for init in [
+        "default",
+        "gaussian",
+        "orthogonal",
+        "pissa",
+        "pissa:niter=4",
+        "olora",
+        "eva:batches=4",
+        "lora-ga",
+        "lora-ga:estimator=streamed,passes=4",
+        "lora-ga:direction=random,scale=unit",
+    ] {
+        let config = LoraConfig { init: init.parse().unwrap(), targets: common::list("q_proj,down_proj"), ..config(4) };
+        let (a, _) = start_adapter(&mut model, config, &data, 0, &common::GO_ON).unwrap();
+        let e = look(&mut model, &data, &a, &options(true));
+        assert_eq!(faults(&e), [], "{init}: {:?}", e.findings);
+        assert!((e.base_loss.unwrap() - e.loss.unwrap()).abs() < 1e-4, "{init}");
+        let run = Options { batch: 8, length: Length::Steps(5), lr: 3e-4, ..Options::default() };
+        alone(&mut model, &a, &data, &run).unwrap();
+        detach(&mut model);
+        let e = look(&mut model, &data, &a, &DoctorOptions { lr: 3e-4, ..options(false) });
+        assert_eq!(faults(&e), [], "{init}: {:?}", e.findings);
+        // The same faults as elsewhere are found: B A no longer cancels, and it holds NaN.
+        let (a, _) = start_adapter(&mut model, a.config.clone(), &data, 0, &common::GO_ON).unwrap();
+        plant(&a.layers[Q].a, |i, v| if i % 3 == 0 { 1.5 * v } else { v });
+        plant(&a.layers[Q].b, |i, v| if i % 2 == 0 { 0.01 + v } else { v });
+        let e = look(&mut model, &data, &a, &options(true));
+        assert!(faults(&e).contains(&(Fault::BrokenIdentity, Some(Q))), "{init}: {:?}", e.findings);
+        plant(&a.layers[Q].a, |i, v| if i == 0 { f32::NAN } else { v });
+        assert_eq!(faults(&look(&mut model, &data, &a, &options(true))), [(Fault::NotFinite, Some(Q))], "{init}");
+    }
 }
 
 #[test]

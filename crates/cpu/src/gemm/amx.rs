@@ -3,10 +3,10 @@
 //! A step takes 32 depths: `tdpbf16ps` multiplies 16×32 by 32×16 in 16 cycles. Packed rows are tiles as they lie: 16 rows
 //! of 64 bytes, [`STRIDE`] apart, b is a panel of pairs of 32 columns, 16 rows of 128 bytes; depths are padded with zeros to
 //! a multiple of 32. Plain bf16: per step 4 loads feed 4 products. Split f32 (hi + lo, see `split`): hi and lo of a step lie
-//! side by side, 8 loads feed 12 products: a_hi·b_lo, a_hi·b_hi, a_lo·b_hi. Floor: rows·cols·k/16384 FLOP-pairs per `tdpbf16ps`.
+//! side by side, 8 loads feed 12 products: a_hi·b_lo, a_hi·b_hi, a_lo·b_hi. Floor: rows·cols·k/8192 `tdpbf16ps`, thrice that for split operands.
 //! The instruction takes denormals for zero, flushes results and rounds to nearest even.
 //!
-//! Split operands have no infinities of their own kind: ∞·b_lo is NaN for b_lo = 0, and a_hi·b_hi may pass the largest f32
+//! Split operands know no infinities: ∞·b_lo is NaN for b_lo = 0, and a_hi·b_hi may pass the largest f32
 //! where a·b does not. So a sum that is not finite is taken again in plain f32 (rare, and decided for each element by its own row
 //! and column, so that bits do not depend on neighbours).
 //!

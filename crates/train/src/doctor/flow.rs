@@ -11,6 +11,9 @@ use super::others::Others;
 use super::{DoctorOptions, LayerReport};
 use crate::Result;
 
+/// ‖BA‖/(‖A‖‖B‖) of factors in f32 that cancel; of random ones it is 1/√r or so.
+const CANCELLED: f64 = 1e-5;
+
 /// What a step shows.
 pub(super) struct Flow {
     pub loss: f64,
@@ -63,7 +66,7 @@ pub(super) fn measure<H: Host>(
             not_finite: factors.bt.iter().chain(&factors.a).any(|v| !v.is_finite()),
             base_not_finite: !weight_norm.is_finite(),
             both_zero: zero(&factors.a) && zero(&factors.bt),
-            product_zero: zero(&factors.a) || zero(&factors.bt) || (pair.offset.is_some() && factors.cancel()),
+            product_zero: factors.cancel(),
             ..LayerReport::default()
         });
         before.push(factors);
@@ -174,11 +177,12 @@ impl Factors {
         Ok(Factors { bt: transpose(&b, n, r), a, r, n, k })
     }
 
-    /// Whether the second half takes off just what the first one adds, as when the init split the base.
+    /// Whether B A is zero up to rounding: one of them is, or they are orthogonal (so starts `orthogonal`), or the second
+    /// half takes off just what the first one adds (when the init split the base).
     fn cancel(&self) -> bool {
-        let (a, a0) = self.a.split_at(self.a.len() / 2);
-        let (b, b0) = self.bt.split_at(self.bt.len() / 2);
-        a == a0 && b.iter().zip(b0).all(|(x, y)| *x == -y)
+        let norm = |x: &[f64]| x.iter().map(|v| v * v).sum::<f64>().sqrt();
+        let product: f64 = self.singular_squares().iter().sum();
+        product.max(0.0).sqrt() <= CANCELLED * norm(&self.a) * norm(&self.bt)
     }
 
     /// `BA − B₀A₀` as [B, −B₀][A; A₀].
