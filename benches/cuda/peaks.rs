@@ -122,7 +122,7 @@ impl Probe {
         let mut turns_ = turns;
         let mut arguments = [(&raw mut out).cast::<c_void>(), (&raw mut turns_).cast()];
         let (grid, block) = ((blocks, 1, 1), (self.threads, 1, 1));
-        let wait = || Ok(result::ctx::synchronize()?);
+        let wait = || result::ctx::synchronize().map_err(Into::into);
         let seconds = time(setup.turns, wait, || {
             // SAFETY: its parameters are an address of 4 bytes a thread, and a number.
             unsafe { result::launch_kernel(f, grid, block, 0, std::ptr::null_mut(), &mut arguments)? };
