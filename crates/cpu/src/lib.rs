@@ -7,8 +7,7 @@
 //! * `parallel`, `simd`, `math`: how work is cut, vectorised loops, and eˣ.
 //! * one file per operation, named as in the trait; `gemm` is the only one that knows how products are computed.
 //!
-//! Results are the same bits for any number of threads: partitions depend on sizes only and no sum is split between
-//! tasks. A row of a product has the same bits alone and in any batch above 16 rows (see `gemm`).
+//! Results are the same bits for any number of threads: no sum is split between tasks, or only by sizes. A row of a product has the same bits alone and in any batch above 16 rows (see `gemm`).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

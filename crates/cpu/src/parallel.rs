@@ -1,6 +1,6 @@
 //! Fixed partitions of work over rayon's threads, and the memory that tasks share or keep.
 //!
-//! How work is cut depends on sizes only, never on the number of threads, so neither do results.
+//! No sum is cut by the number of threads, so results do not depend on it.
 
 use std::cell::RefCell;
 use std::marker::PhantomData;

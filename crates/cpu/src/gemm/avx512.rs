@@ -4,6 +4,12 @@
 //! multiply-adds, so two load ports keep two multiply-add units busy. Up to 16 columns one register per row is enough (the
 //! low-rank side products). Floor: rows·cols·k/16 multiply-adds over the units there are.
 //! Read in assembly: the loop of 14×32 is 28 vfmadd231ps, 14 vbroadcastss, 2 loads, nothing on the stack.
+//!
+//! On resident panels it reaches 96 % of independent multiply-adds at depth 512 and 94 % at 128 (Zen 5, turns of 0.2 ms), and
+//! 94 % in turns of 5 ms, where the clock gives way: that is the ceiling of everything above it. 13×32, 12×32, 9×48, 8×48 and
+//! 6×64, rows of a side by side instead of one behind the other, steps unrolled by 2 and 4: all within 0.5 % of it.
+//! What it lost beside that was the way to its next rows, whose 14 streams out of the last-level cache no prefetcher of the
+//! hardware follows: see [`Ahead`].
 
 // Indices name registers.
 #![allow(clippy::needless_range_loop)]

@@ -10,7 +10,8 @@
 //!    second-level cache and runs all packed rows past it. Groups of rows with branches of their own share the strip: only
 //!    the few rows of it that hold their outer factor are packed for each.
 //!
-//! Both repeat over groups of depth blocks, so that packed rows take at most an eighth of the last-level cache (64 MiB of a
+//! While a block is multiplied, the microkernel asks for what comes next: packed rows, and the part of b to be packed then.
+//! Both phases repeat over groups of depth blocks, so that packed rows take at most an eighth of the last-level cache (64 MiB of a
 //! would otherwise be a temporary of its size). A sum is never split between tasks and blocks are taken in order: bits
 //! depend on k and r alone.
 

@@ -14,10 +14,15 @@
 //! place or the tiling; at most 16 rows against a transposed right operand (decoding) have an order of their own.
 //! Floor: 2mnk FLOPs over the multiply-add units; packing adds (m·k + n·k) copies and one read and write of c per 512 of k.
 //!
-//! Measured on one core (AMD EPYC, Zen 5, AVX-512; processor time on a shared machine, best of many, peak by a probe of
-//! independent multiply-adds in the same run, 239–252 GFLOP/s): x Wᵀ 512×768×768 222, 512×2048×2048 210, 1024×4096×4096 214,
-//! 1024×512×1376 225 GFLOP/s, so 86–90 %; gy W 214, 200, 209, 195. matrixmultiply reached 170 there. What cost much before:
-//! panels of columns copied by `memcpy` in pieces of 128 bytes took 11 % of a training step.
+//! Measured on two cores (AMD EPYC, Zen 5, AVX-512), processor time in turns on a shared machine, shares of independent
+//! multiply-adds in the same run. Hints for the next packed rows, one run of lines every 16 steps: a low-rank step of
+//! 512×2048×2048 r 16 from 74.6 to 80.2 %, of 1024×4096×4096 from 76.2 to 80.3 %. For the next block of b besides: gy W of
+//! 512×2048×2048 from 82.1 to 85.6 %, 512×768×768 from 76.5 to 77.7 %. Strips of 128 instead of 256 columns, so that a strip
+//! and the next one share the second-level cache: 1 % at 2048 and 4096. Strips that are not cut into rows where there are
+//! four a thread (cut, each part packs the strip again): 1 to 2 % at 768. What cost much before: panels of columns copied by
+//! `memcpy` in pieces of 128 bytes took 11 % of a training step.
+//! What failed: a list of addresses to ask for, one per line (making it cost 390 cycles a call, −6 % at 768); the same with
+//! a division for each (−20 %).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

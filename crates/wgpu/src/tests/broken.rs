@@ -13,7 +13,7 @@ pub(super) fn broken(shader: &Shader, what: &str, nth: usize, by: &str) -> &'sta
 }
 
 /// `run` gives `want` with the kernel as it is and something else with each mutant.
-fn shows(shader: &Shader, mutants: &[(&str, usize, &str)], want: &[f32], run: impl Fn(&Wgpu) -> Vec<f32>) {
+pub(super) fn shows(shader: &Shader, mutants: &[(&str, usize, &str)], want: &[f32], run: impl Fn(&Wgpu) -> Vec<f32>) {
     shows_mut(shader, mutants, want, |wgpu| run(wgpu));
 }
 

@@ -8,6 +8,7 @@ use crate::Wgpu;
 
 mod broken;
 mod faults;
+mod low_rank;
 mod slices;
 mod tiles;
 
