@@ -63,6 +63,7 @@ impl Compute {
         let narrow = match (precision, path) {
             #[cfg(target_arch = "x86_64")]
             (Precision::Bf16, Path::Avx512Bf16) => Narrow::Pairs,
+            #[cfg(target_arch = "x86_64")]
             (Precision::Bf16, Path::Amx) => Narrow::Tiles,
             #[cfg(target_arch = "x86_64")]
             (Precision::Bf16x3, Path::Amx) => Narrow::Split,
