@@ -29,6 +29,7 @@ pub(crate) struct Job {
     pub start_stride: usize,
     pub cols: usize,
     /// What will be wanted next: hints, spread over the steps.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only kernels for x86-64 take hints"))]
     pub ahead: [Ahead; 2],
 }
 
