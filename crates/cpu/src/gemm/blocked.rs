@@ -17,6 +17,7 @@
 
 use std::ops::Range;
 
+use super::cache::second_level;
 use super::compute::Compute;
 use super::depths::{Block, Depths};
 use super::flops;
@@ -337,11 +338,12 @@ struct Cut {
 }
 
 impl Cut {
-    /// A strip of packed columns fills at most 256 KiB; about 4 tasks a thread are enough to share between threads that are
+    /// A strip of packed columns fills a quarter of the second-level cache (the rows that pass by want room as well; of 1 MiB,
+    /// that is 128 columns); about 4 tasks a thread are enough to share between threads that are
     /// not equally fast. (The bits of c do not depend on the cut.)
     fn new(kernel: &Kernel, m: usize, n: usize) -> Self {
         let tasks = 4 * rayon::current_num_threads();
-        let mut cols = 128;
+        let mut cols = (second_level() / 4 / (DEPTH * size_of::<f32>())).clamp(64, 512).next_power_of_two();
         while cols > 2 * kernel.cols && n.div_ceil(cols) < tasks.max(12) {
             cols /= 2;
         }

@@ -33,6 +33,7 @@ mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16;
 mod blocked;
+mod cache;
 mod compute;
 mod decode;
 mod depths;
