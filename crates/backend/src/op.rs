@@ -328,6 +328,10 @@ pub struct LoraGroup<'a> {
     pub b: In<'a>,
 }
 
+/// Batches of at most this many rows may be summed in an order of their own (decoding); in larger ones a row's bits do not
+/// depend on how many rows there are.
+pub const DECODE_ROWS: usize = 16;
+
 /// The low-rank linear of a batch whose rows, group after group, have adapters of their own. No dropout.
 #[derive(Clone, Copy)]
 pub struct LoraMulti<'a> {

@@ -6,18 +6,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{fails, json, listing, ok, train_args, workplace};
+use common::{json, ok, refused, train_args, workplace};
 use serde_json::Value;
-
-/// Fails with one line that names everything in `parts`, and leaves no trace.
-fn refused(dir: &Path, args: &[&str], parts: &[&str]) {
-    let before = listing(dir);
-    let error = fails(dir, args);
-    for part in parts {
-        assert!(error.contains(part), "{args:?}: {part:?} is not in: {error}");
-    }
-    assert_eq!(listing(dir), before, "{args:?}");
-}
 
 #[test]
 fn ranks_that_a_layer_or_its_gradient_does_not_have() {

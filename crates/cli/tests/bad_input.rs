@@ -5,18 +5,8 @@ mod common;
 use std::fs;
 use std::path::Path;
 
-use common::{fails, listing, model, ok, train_args, workplace};
+use common::{model, ok, refused, train_args, workplace};
 use serde_json::Value;
-
-/// Fails, names everything in `parts`, and leaves the directory as it was.
-fn refused(dir: &Path, args: &[&str], parts: &[&str]) {
-    let before = listing(dir);
-    let error = fails(dir, args);
-    for part in parts {
-        assert!(error.contains(part), "{args:?}: {part:?} is not in: {error}");
-    }
-    assert_eq!(listing(dir), before, "{args:?}");
-}
 
 #[test]
 fn options() {

@@ -9,14 +9,12 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
+use lowrank_core::backend::DECODE_ROWS;
 use lowrank_lora::{Adapter, Host, attach, attach_rows};
 use lowrank_models::Llama;
 
 use crate::train::{Chosen, Run, check_run, measure};
 use crate::{Batch, Dataset, Error, Evaluation, Example, Observer, Options, Plan, Result, Summary, When};
-
-/// Batches of at most this many rows may be summed in an order of their own.
-const DECODE: usize = 16;
 
 /// How many adapters go through the base as one batch unless something else is asked for.
 pub const TOGETHER: usize = 4;
@@ -120,7 +118,7 @@ fn groups<'a>(
         let adapter = members[i].adapter;
         let plain = adapter.is_plain() && adapter.layers.values().all(|l| l.dropout == 0.0);
         let lengths = chosen.micro_batches().map(longest).collect();
-        let large = chosen.micro_batches().all(|part| part.len() * longest(part) > DECODE);
+        let large = chosen.micro_batches().all(|part| part.len() * longest(part) > DECODE_ROWS);
         let key = (plain && large).then_some(lengths);
         match groups.iter_mut().find(|(other, group)| key.is_some() && *other == key && group.len() < together) {
             Some((_, group)) => group.push((i, chosen)),

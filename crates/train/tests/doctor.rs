@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{adapter, alone, config, dataset, model};
+use common::{adapter, alone, config, dataset, faults, model, plant};
 use lowrank_core::{DType, Device, Tensor};
 use lowrank_lora::{Adapter, Init, LoraConfig, attach, detach};
 use lowrank_models::{Llama, Mlp};
@@ -22,15 +22,6 @@ fn look(model: &mut Llama, data: &Dataset, adapter: &Adapter, options: &DoctorOp
         Ok(model.loss(&batch.ids, &batch.targets, batch.counted as f64)?)
     };
     examine(model, adapter, &loss, options).unwrap()
-}
-
-fn faults(e: &Examination) -> Vec<(Fault, Option<&str>)> {
-    e.findings.iter().map(|f| (f.fault, f.layer.as_deref())).collect()
-}
-
-fn plant(t: &Tensor, value: impl Fn(usize, f32) -> f32) {
-    let old = t.to_vec::<f32>().unwrap();
-    t.set(&old.iter().enumerate().map(|(i, &v)| value(i, v)).collect::<Vec<f32>>()).unwrap();
 }
 
 fn trained(model: &mut Llama, data: &Dataset, steps: usize) -> Adapter {

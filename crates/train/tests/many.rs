@@ -9,16 +9,12 @@ use lowrank_lora::{Adapter, Host, Init, LoraConfig, Method, Targets, detach};
 use lowrank_models::Llama;
 use lowrank_train::{Error, Length, Member, Observer, Options, start_adapter, train_many};
 
+fn options(steps: usize, lr: f64, seed: u64) -> Options {
+    Options { batch: 2, eval_batch: 4, length: Length::Steps(steps), lr, seed, ..Options::default() }
+}
+
 /// Three that differ in everything that can differ.
 fn settings() -> Vec<(LoraConfig, Options)> {
-    let options = |steps, lr, seed| Options {
-        batch: 2,
-        eval_batch: 4,
-        length: Length::Steps(steps),
-        lr,
-        seed,
-        ..Options::default()
-    };
     vec![
         (config(4), options(5, 1e-3, 0)),
         (
@@ -187,14 +183,6 @@ fn plain_adapters_share_the_pass_and_keep_their_bits() {
     let mut model = model(DType::F32);
     let data = dataset(&model, 32);
     let fresh = |model: &mut Llama| -> Vec<(Adapter, Options)> {
-        let options = |steps, lr, seed| Options {
-            batch: 2,
-            eval_batch: 4,
-            length: Length::Steps(steps),
-            lr,
-            seed,
-            ..Options::default()
-        };
         let ga = LoraConfig { init: "lora-ga".parse().unwrap(), ..config(2) };
         let twice = Options { grad_accum: 2, ..options(2, 1e-3, 5) };
         let mut all = vec![

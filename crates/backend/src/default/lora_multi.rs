@@ -4,10 +4,7 @@
 //! 17 of its neighbours' rows, of which only its own are kept.
 
 use super::temp::{Temp, copy_all};
-use crate::{Backend, Error, In, Linear, Lora, LoraGroup, LoraMulti, Mode, Out, Result, Slot};
-
-/// Rows up to which a batch may be summed otherwise.
-const DECODE: usize = 16;
+use crate::{Backend, DECODE_ROWS, Error, In, Linear, Lora, LoraGroup, LoraMulti, Mode, Out, Result, Slot};
 
 /// A group, the rows that are computed for it, and its place in h.
 struct Window<'a> {
@@ -27,7 +24,7 @@ fn windows<'a>(name: &'static str, op: &LoraMulti<'a>) -> Result<Vec<Window<'a>>
     }
     let (mut start, mut h) = (0, 0);
     let window = |group: &LoraGroup<'a>| {
-        let count = if group.rows <= DECODE && m > DECODE { DECODE + 1 } else { group.rows };
+        let count = if group.rows <= DECODE_ROWS && m > DECODE_ROWS { DECODE_ROWS + 1 } else { group.rows };
         let window = Window { group: *group, start, count, first: start.min(m - count), h };
         start += group.rows;
         h += group.rows * group.r;

@@ -81,3 +81,13 @@ pub fn listing(dir: &Path) -> Vec<String> {
     names.sort();
     names
 }
+
+/// Fails with one line that names everything in `parts`, and leaves the directory as it was.
+pub fn refused(dir: &Path, args: &[&str], parts: &[&str]) {
+    let before = listing(dir);
+    let error = fails(dir, args);
+    for part in parts {
+        assert!(error.contains(part), "{args:?}: {part:?} is not in: {error}");
+    }
+    assert_eq!(listing(dir), before, "{args:?}");
+}

@@ -9,9 +9,6 @@ use super::operand::Operand;
 use crate::parallel::{Tile, with_scratch};
 use crate::simd;
 
-/// Most rows of this path.
-pub(crate) const DECODE: usize = 16;
-
 /// `c (+)= alpha a bᵀ` for the rows from `i0` and columns from `j0` on.
 pub(crate) fn dots(
     a: &Operand<'_>,

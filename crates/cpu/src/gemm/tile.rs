@@ -1,8 +1,8 @@
 //! Products inside one task: a tile of packed rows and packed columns, and small products that pack for themselves.
 
-use lowrank_backend::Mode;
+use lowrank_backend::{DECODE_ROWS, Mode};
 
-use super::decode::{DECODE, dots};
+use super::decode::dots;
 use super::kernel::{Ahead, DEPTH, Job, Kernel, LINE, STRIDE};
 use super::operand::Operand;
 use super::pack;
@@ -177,5 +177,5 @@ impl<'a> Product<'a> {
 
 /// Whether an operation of m rows is computed by dot products.
 pub(crate) fn decodes(m: usize, a: &Operand<'_>, b: &Operand<'_>) -> bool {
-    m <= DECODE && !a.trans && b.trans
+    m <= DECODE_ROWS && !a.trans && b.trans
 }

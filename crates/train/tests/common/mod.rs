@@ -4,10 +4,10 @@
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
-use lowrank_core::{DType, Device};
+use lowrank_core::{DType, Device, Tensor};
 use lowrank_lora::{Adapter, LoraConfig, Targets};
 use lowrank_models::{Llama, Tokenizer};
-use lowrank_train::{DataOptions, Dataset, Format, Options, Result, Summary, train};
+use lowrank_train::{DataOptions, Dataset, Examination, Fault, Format, Options, Result, Summary, train};
 
 pub static GO_ON: AtomicBool = AtomicBool::new(false);
 
@@ -42,4 +42,15 @@ pub fn adapter(model: &Llama, config: LoraConfig, seed: u64) -> Adapter {
 
 pub fn alone(model: &mut Llama, adapter: &Adapter, data: &Dataset, options: &Options) -> Result<Summary> {
     train(model, adapter, data, options, &mut (), &GO_ON)
+}
+
+/// What the doctor says, and of which layer.
+pub fn faults(e: &Examination) -> Vec<(Fault, Option<&str>)> {
+    e.findings.iter().map(|f| (f.fault, f.layer.as_deref())).collect()
+}
+
+/// Changes elements in place.
+pub fn plant(t: &Tensor, value: impl Fn(usize, f32) -> f32) {
+    let old = t.to_vec::<f32>().unwrap();
+    t.set(&old.iter().enumerate().map(|(i, &v)| value(i, v)).collect::<Vec<f32>>()).unwrap();
 }
