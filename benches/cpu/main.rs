@@ -6,12 +6,14 @@
 //! cargo bench --bench cpu -- decode M K N R [bf16]   its forward alone
 //! cargo bench --bench cpu -- step [bf16]             a whole training step of a Llama-shaped model
 //! cargo bench --bench cpu -- attention [B Q HEADS KV_HEADS DIM]   causal, forward and backward
+//! cargo bench --bench cpu -- maps                    elementwise functions
 //! ```
 //! Times come twice: by the clock, and as processor time of the whole process, which does not grow when other programs
 //! run on the same cores (with two threads it is about twice the clock's on an idle machine). Figures are medians.
 //! Throughput counts necessary operations: forward 2mnk + 2mr(n+k), backward 2mnk + 4mr(n+k).
 
 mod attention;
+mod maps;
 mod probe;
 mod step;
 
@@ -218,6 +220,7 @@ fn main() -> Result<()> {
             let sizes: Vec<usize> = sizes.iter().map(|text| text.parse().expect("a size")).collect();
             attention::run(&sizes)
         }
+        ["maps"] => maps::run(),
         ["step"] => {
             step::run(dtype);
             Ok(())
