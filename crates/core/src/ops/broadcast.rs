@@ -49,7 +49,7 @@ pub(crate) fn give(
         if whole(gy, to) {
             f(slot)?;
         } else {
-            let wide = Tensor::empty(gy.shape(), gy.dtype(), gy.device())?;
+            let wide = Tensor::empty(gy.shape(), gy.dtype().wide(), gy.device())?;
             f(wide.write().set())?;
             sum_to(&wide, to, slot)?;
         }
