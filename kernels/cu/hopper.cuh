@@ -1,5 +1,5 @@
 // What the kernels for Hopper are made of: c[m,n] (+)= (a2 · b2) ⊙ mask + a · b (+ bias) with wgmma and TMA, all operands
-// bf16, f32 sums, c f32 or bf16. Needs common.cuh, philox.cuh, operand.cuh and gemm.cuh before it.
+// bf16, f32 sums, c f32 or bf16, rounded once. Needs common.cuh, philox.cuh, operand.cuh and gemm.cuh before it.
 //
 // A block of three warpgroups stays on its multiprocessor and takes tile after tile of 128 x 256. One thread of the first
 // group fetches by TMA: 64 of k of a (16 KiB) and b (32 KiB) a stage, four stages; the low-rank part is nothing but one

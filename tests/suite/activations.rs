@@ -73,16 +73,20 @@ fn truth(case: &Case, values: &[Vec<f64>], gy: &[f64]) -> std::result::Result<Ra
     Ok(case.run(reference, &reference.open()?, values, Some(gy))?)
 }
 
-/// Trials for a device; none if it does not have such activations.
+/// Trials for a device; none if it does not have such activations. Where products round their operands, of products alone.
 pub fn trials(target: &Target) -> Vec<Trial> {
+    let [_, operands] = target.units();
     if !target.present() || !target.open().is_ok_and(|d| d.backend().supports_activations(DType::BF16)) {
         return Vec::new();
     }
-    let ops = cases::by_op().iter().filter(|(op, _)| !COMPOSED.contains(op));
+    let rounding = target.rounds_products();
+    let wanted =
+        |op: &str| if rounding { PRODUCTS.contains(&op) && op != "attention" } else { !COMPOSED.contains(&op) };
+    let ops = cases::by_op().iter().filter(|(op, _)| wanted(op));
     ops.map(|(op, rows)| {
         let target = target.clone();
         let name = format!("activations/{}/{op}", target.name);
-        trial(name, rows.iter().collect(), 0.0, move || target.open())
+        trial(name, rows.iter().collect(), operands, move || target.open())
     })
     .collect()
 }
