@@ -23,8 +23,9 @@ use crate::gemm::{Compute, Operand, Product, flops};
 use crate::math::{exp, exp_shift_sum};
 use crate::parallel::{Shared, Tile, inside, pieces, tasks, with_scratch, with_shared};
 use crate::path::Path;
+use crate::results::{Results, row_pieces};
 use crate::simd::{self, fma, kernel};
-use crate::view::{f32s, f32s_mut, volume};
+use crate::view::{Floats, FloatsMut, f32s, f32s_mut, floats, floats_mut, volume};
 
 /// Queries of a block: enough to use keys and values well, few enough for their scores to stay in the cache.
 const BLOCK: usize = 64;
@@ -98,12 +99,12 @@ impl Sizes {
         (first, count, self.keys(first + count - 1))
     }
 
-    fn queries<'a>(&self, x: &'a [f32], b: usize, h: usize, first: usize) -> Operand<'a> {
-        Operand::f32(x, self.q_stride).at(self.q_start(b, h) + first * self.q_stride)
+    fn queries<'a>(&self, x: Floats<'a>, b: usize, h: usize, first: usize) -> Operand<'a> {
+        Operand::new(x, self.q_stride).at(self.q_start(b, h) + first * self.q_stride)
     }
 
-    fn key_rows<'a>(&self, x: &'a [f32], b: usize, kv: usize) -> Operand<'a> {
-        Operand::f32(x, self.kv_stride).at(self.kv_start(b, kv))
+    fn key_rows<'a>(&self, x: Floats<'a>, b: usize, kv: usize) -> Operand<'a> {
+        Operand::new(x, self.kv_stride).at(self.kv_start(b, kv))
     }
 }
 
@@ -120,8 +121,9 @@ pub(crate) fn attention_forward(
     const OP: &str = "attention_forward";
     let s = Sizes::new(OP, op)?;
     let (q_elements, kv_elements) = (s.q_elements(OP)?, s.kv_elements(OP)?);
-    let (q, k, v) = (f32s(OP, "q", q, q_elements)?, f32s(OP, "k", k, kv_elements)?, f32s(OP, "v", v, kv_elements)?);
-    let y = Shared::new(f32s_mut(OP, "y", y, q_elements)?);
+    let (q, k, v) =
+        (floats(OP, "q", q, q_elements)?, floats(OP, "k", k, kv_elements)?, floats(OP, "v", v, kv_elements)?);
+    let y = Results::new(floats_mut(OP, "y", y, q_elements)?);
     let lse = Shared::new(f32s_mut(OP, "lse", lse, s.rows)?);
     let &Attention { q_len, heads, dim, scale, .. } = op;
 
@@ -129,14 +131,10 @@ pub(crate) fn attention_forward(
         let (b, h, block) = (task / s.blocks / heads, task / s.blocks % heads, task % s.blocks);
         let (first, count, visible) = s.block(block);
         let (keys, values) = (s.key_rows(k, b, h / s.group), s.key_rows(v, b, h / s.group));
-        // SAFETY: y and lse of one head in one block of queries.
-        let (mut out, lse) = unsafe {
-            (
-                y.tile(s.q_start(b, h) + first * s.q_stride, count, dim, s.q_stride),
-                lse.part((b * heads + h) * q_len + first, count),
-            )
-        };
-        with_scratch(count * visible, |p| {
+        // SAFETY: lse of one head in one block of queries.
+        let lse = unsafe { lse.part((b * heads + h) * q_len + first, count) };
+        let start = s.q_start(b, h) + first * s.q_stride;
+        let mut work = |p: &mut [f32], out: &mut Tile<'_>| {
             let scores = Product::new(path, q_len, dim, s.queries(q, b, h, first), keys.t());
             scores.tile(0, 0, Mode::Set, &mut Tile::new(p, count, visible));
             let mut inverse = [0.0f32; BLOCK];
@@ -150,24 +148,28 @@ pub(crate) fn attention_forward(
                 lse[i] = (f64::from(max) + sum.ln()) as f32;
             }
             if q_len <= FEW {
-                few_rows(&s, p.chunks_exact(visible), &v[s.kv_start(b, h / s.group)..], &mut out);
+                few_rows(&s, p.chunks_exact(visible), v, s.kv_start(b, h / s.group), out);
             } else {
-                Product::new(path, q_len, visible, Operand::f32(p, visible), values).tile(0, 0, Mode::Set, &mut out);
+                Product::new(path, q_len, visible, Operand::f32(p, visible), values).tile(0, 0, Mode::Set, out);
             }
             (0..count).for_each(|i| simd::scale(inverse[i], out.row(i)));
+        };
+        with_scratch(count * visible, |p| {
+            // SAFETY: y of one head in one block of queries.
+            unsafe { y.lend(start, [count, dim], s.q_stride, false, |out| work(p, out)) };
         });
     });
     Ok(())
 }
 
-/// `y = P V` row by row, for an operation of one block; v from its head on.
-fn few_rows<'a>(s: &Sizes, p: impl Iterator<Item = &'a [f32]>, v: &[f32], y: &mut Tile<'_>) {
+/// `y = P V` row by row, for an operation of one block; v of the head that starts at `head`.
+fn few_rows<'a>(s: &Sizes, p: impl Iterator<Item = &'a [f32]>, v: Floats<'_>, head: usize, y: &mut Tile<'_>) {
     let dim = y.cols();
     for (i, p) in p.enumerate() {
         let y = y.row(i);
         y.fill(0.0);
         for (j, &p) in p[..s.keys(i)].iter().enumerate() {
-            simd::axpy(p, &v[j * s.kv_stride..][..dim], y);
+            v.with(head + j * s.kv_stride, dim, |v| simd::axpy(p, v, y));
         }
     }
 }
@@ -208,13 +210,13 @@ pub(crate) fn attention_backward(
     const OP: &str = "attention_backward";
     let s = Sizes::new(OP, op)?;
     let (q_elements, kv_elements) = (s.q_elements(OP)?, s.kv_elements(OP)?);
-    let (q, k, v) = (f32s(OP, "q", q, q_elements)?, f32s(OP, "k", k, kv_elements)?, f32s(OP, "v", v, kv_elements)?);
-    let (y, gy) = (f32s(OP, "y", y, q_elements)?, f32s(OP, "gy", gy, q_elements)?);
+    let (q, k, v) =
+        (floats(OP, "q", q, q_elements)?, floats(OP, "k", k, kv_elements)?, floats(OP, "v", v, kv_elements)?);
+    let (y, gy) = (floats(OP, "y", y, q_elements)?, floats(OP, "gy", gy, q_elements)?);
     let lse = f32s(OP, "lse", lse, s.rows)?;
-    let dq = output(OP, "dq", dq, q_elements)?;
-    let dk = output(OP, "dk", dk, kv_elements)?;
-    let dv = output(OP, "dv", dv, kv_elements)?;
-    Backward { path, s, q, k, v, y, gy, lse, dq, dk, dv }.run();
+    let dq = output(OP, "dq", dq, q_elements)?.map(|(dq, mode)| (Results::new(dq), mode));
+    let (dk, dv) = (output(OP, "dk", dk, kv_elements)?, output(OP, "dv", dv, kv_elements)?);
+    summed(dk, |dk| summed(dv, |dv| Backward { path, s, q, k, v, y, gy, lse, dq, dk, dv }.run()));
     Ok(())
 }
 
@@ -223,15 +225,15 @@ pub(crate) fn attention_backward(
 struct Backward<'a> {
     path: Path,
     s: Sizes,
-    q: &'a [f32],
-    k: &'a [f32],
-    v: &'a [f32],
-    y: &'a [f32],
-    gy: &'a [f32],
+    q: Floats<'a>,
+    k: Floats<'a>,
+    v: Floats<'a>,
+    y: Floats<'a>,
+    gy: Floats<'a>,
     lse: &'a [f32],
-    dq: Output<'a>,
-    dk: Output<'a>,
-    dv: Output<'a>,
+    dq: Option<(Results<'a>, Mode)>,
+    dk: Summed<'a>,
+    dv: Summed<'a>,
 }
 
 /// One unit: sequence, head, its key/value head, first query, number of queries, the keys that the last of them sees.
@@ -347,15 +349,16 @@ impl Backward<'_> {
         let start = s.q_start(b, h) + first * s.q_stride;
         for (i, (row, p)) in ds.chunks_exact_mut(visible).zip(p.chunks_exact(visible)).enumerate() {
             let at = start + i * s.q_stride;
-            let delta = simd::dot(&self.gy[at..at + dim], &self.y[at..at + dim]);
+            let delta = self.gy.with(at, dim, |gy| self.y.with(at, dim, |y| simd::dot(gy, y)));
             let (seen, hidden) = row.split_at_mut(s.keys(first + i));
             score_gradients(scale, delta, p, seen);
             hidden.fill(0.0);
         }
         if let Some((dq, mode)) = &self.dq {
+            let product = Product::new(self.path, count, visible, Operand::f32(ds, visible), keys);
+            let work = |tile: &mut Tile<'_>| product.tile(0, 0, *mode, tile);
             // SAFETY: one head's block of queries: this unit's own.
-            let mut tile = unsafe { dq.tile(start, count, dim, s.q_stride) };
-            Product::new(self.path, count, visible, Operand::f32(ds, visible), keys).tile(0, 0, *mode, &mut tile);
+            unsafe { dq.lend(start, [count, dim], s.q_stride, *mode == Mode::Add, work) };
         }
     }
 
@@ -377,11 +380,32 @@ impl Backward<'_> {
     }
 }
 
-/// A gradient, if it is wanted.
-type Output<'a> = Option<(Shared<'a, f32>, Mode)>;
+/// A gradient that is summed in f32, if it is wanted.
+type Summed<'a> = Option<(Shared<'a, f32>, Mode)>;
 
-/// A wanted gradient as shared memory.
+/// A gradient, if it is wanted.
+type Output<'a> = Option<(FloatsMut<'a>, Mode)>;
+
 fn output<'a>(op: &'static str, what: &str, slot: Option<Slot<'a>>, len: usize) -> Result<Output<'a>> {
     let Some(slot) = slot else { return Ok(None) };
-    Ok(Some((Shared::new(f32s_mut(op, what, slot.out, len)?), slot.mode)))
+    Ok(Some((floats_mut(op, what, slot.out, len)?, slot.mode)))
+}
+
+/// Runs `f` with memory in f32 for sums that many tasks add to, and rounds them once if they are stored otherwise.
+fn summed(output: Output<'_>, f: impl FnOnce(Summed<'_>)) {
+    match output {
+        None => f(None),
+        Some((FloatsMut::F32(x), mode)) => f(Some((Shared::new(x), mode))),
+        Some((x, mode)) => with_shared(x.len(), |sums| {
+            if mode == Mode::Add {
+                x.as_floats().load(0, sums);
+            }
+            f(Some((Shared::new(sums), mode)));
+            let (work, sums) = (x.len(), &*sums);
+            row_pieces(x, 1, work, false, |start, piece| {
+                let len = piece.len();
+                piece.copy_from_slice(&sums[start..start + len]);
+            });
+        }),
+    }
 }

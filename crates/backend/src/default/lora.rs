@@ -11,7 +11,7 @@ fn expect(name: &'static str, op: &Lora<'_>) -> Result<()> {
 /// x̂, or nothing without dropout.
 fn dropped<B: Backend + ?Sized>(b: &B, op: &Lora<'_>, x: In<'_>) -> Result<Option<Temp>> {
     let Some(dropout) = &op.dropout else { return Ok(None) };
-    let mut t = Temp::new(b, x.dtype, x.len)?;
+    let mut t = Temp::new(b, x.dtype.wide(), x.len)?;
     b.dropout(dropout, op.scalars, x, t.set())?;
     Ok(Some(t))
 }
