@@ -79,7 +79,7 @@ fn main() {
     }
     trials.extend(activations::on_paths());
     trials.extend(narrow::trials());
-    trials.push(determinism::whole_step());
+    trials.extend(determinism::whole_step());
     trials.push(gguf::trial());
     let conclusion = libtest_mimic::run(&arguments, trials);
     report::print();
