@@ -151,13 +151,13 @@ impl Attention {
             grads,
             ..Default::default()
         };
-        let rows = self.batch * self.heads * self.q_len;
         let mut launches = Vec::new();
         if grads.iter().all(Option::is_none) {
             return Ok(launches);
         }
-        let delta = Tiles { rows: 8, threads: 256, shared: 0 };
-        launches.extend(self.launch("delta", rows.div_ceil(delta.rows), &delta, &params)?);
+        let tiles = Tiles { rows: 64, threads: 256, shared: 0 };
+        let blocks = self.q_len.div_ceil(tiles.rows) * self.heads * self.batch;
+        launches.extend(self.launch("delta", blocks, &tiles, &params)?);
         if grads[0].is_some() {
             let tiles = self.backward_tiles(false);
             let blocks = self.q_len.div_ceil(tiles.rows) * self.heads * self.batch;

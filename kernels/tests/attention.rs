@@ -60,9 +60,8 @@ fn large_scores() {
 fn gradients_that_nobody_wants_are_not_computed() {
     let saved = Saved { q: 0, k: 0, v: 0, y: 0, lse: 0, gy: 0 };
     let some = Some(Gradient { at: 256, add: false });
-    let names = |a: Attention, g| -> Vec<String> {
-        a.backward(&saved, g, 0).unwrap().into_iter().map(|l| l.entry).collect()
-    };
+    let names =
+        |a: Attention, g| -> Vec<String> { a.backward(&saved, g, 0).unwrap().into_iter().map(|l| l.entry).collect() };
     assert_eq!(names(SMALL, [None; 3]), [""; 0]);
     assert_eq!(names(SMALL, [some, None, None]), ["attention_delta", "attention_dq_64"]);
     assert_eq!(names(SMALL, [None, None, some]), ["attention_delta", "attention_dkv_64"]);

@@ -56,7 +56,8 @@ struct Operands {
 impl Operands {
     fn new(a: &Attention, all: [&[f64]; 4]) -> Self {
         let round = |v: &[f64]| -> Vec<f64> {
-            v.iter().map(|&v| if a.tensor() { bf16::from_f64(v).to_f64() } else { v }).collect()
+            // By way of f32, which these are: `from_f64` looks at too few bits to tell a tie.
+            v.iter().map(|&v| if a.tensor() { bf16::from_f32(v as f32).to_f64() } else { v }).collect()
         };
         let [q, k, v, gy] = all.map(round);
         Operands { q, k, v, gy }
