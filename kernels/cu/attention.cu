@@ -1,6 +1,6 @@
 // Attention with grouped heads, forward and backward, in f32 on the FMA units (Dao et al. 2022, FlashAttention; the
 // backward formulas are its algorithm 4). Operands and results are all f32 or all bf16 in memory, widened when they are
-// read and rounded once when they are written.
+// read and rounded once when they are written. delta is attention_delta.cu's; on tensor cores: attention_tc.cuh.
 //
 //   forward:  S = s q kᵀ;  y = softmax(S) v;  lse = log Σ exp S, by one pass over the keys with a running maximum
 //   backward: P = exp(S − lse);  dS = P ⊙ (gy vᵀ − delta), delta = rowsum(gy ⊙ y);
@@ -16,7 +16,7 @@
 // Rows of tiles are 4 floats longer than dim: lanes that read 16 bytes of neighbouring rows meet in no bank.
 //   floor: q, y once; k, v once for each tile of queries (from L2 after the first)
 //   ptxsim counts no bank conflict in any of them (tests/attention.rs)
-//   registers up to 128 (dq_64, dkv_64; forward 102, 124, 95) and 51 to 85 KiB of shared memory: two blocks a
+//   registers up to 128 (dq_64, dkv_64; forward 110, 126, 95) and 51 to 85 KiB of shared memory: two blocks a
 //   multiprocessor of 228 KiB, one of 100 KiB
 #include "common.cuh"
 #include "philox.cuh"

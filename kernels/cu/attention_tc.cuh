@@ -11,11 +11,23 @@
 // Each result has one writer that adds in a fixed order: no atomics, the same bits on every run. Tiles that the mask hides
 // are skipped by the block, those hidden from a warp's rows by the warp.
 //
-// A warp owns 16 or 32 rows of the result, a block 128. Keys come 64 at a time forward: v on its way by cp.async during
-// q kᵀ, the next k during P v; other tiles of backward, 32 at a time, while the one before is multiplied. In shared memory
-// rows have 2·D bytes whose 16-byte chunks are turned by the row (chunk ^ row % 8): ldmatrix, with and without .trans, and
-// the stores meet no bank twice. Operands that are f32, or bf16 in rows that are not whole aligned 16 bytes, come by way of
-// registers; head sizes below D are filled up with zeros.
+// A warp owns 16 or 32 rows of the result, a block 128. Keys come 64 (D = 128: 32) at a time forward: v on its way by
+// cp.async during q kᵀ, the next k during P v. In backward the other side comes 32 at a time in two stages, with lse and delta
+// where that is queries; dk and dv of D = 64 have S for 16 of them at a time, since 32 spilled. In shared memory rows have 2·D
+// bytes whose 16-byte chunks are turned by the row (chunk ^ row % 8): ldmatrix, with and without .trans, and the stores meet
+// no bank twice. Operands that are f32, or bf16 in rows that are not whole aligned 16 bytes, come by way of registers; head
+// sizes below D are filled up with zeros.
+//   on paper: forward 4, dq 6, dkv 8 · queries · keys · dim FLOP, half of it with a causal mask
+//   forward q and y once, lse out, k and v for each 128 queries; dq q, gy and dq once, lse, delta, k and v for each 128
+//   queries; dkv k, v, dk and dv once, q, gy, lse and delta for each 128 keys
+//   ptxsim counts exactly these sectors and no bank conflict (tests/attention_tc.rs asserts both)
+//             threads  shared memory  registers, at most  blocks a multiprocessor of 100 KiB and more
+//   forward_64    128         32 KiB                 225  2
+//   dq_64, dkv_64 128         48.5 KiB          243, 248  2
+//   forward_128   128         48 KiB                 251  2
+//   dq_128        256         96 KiB                 211  1
+//   dkv_128       256         96.5 KiB               248  1
+// A file for each D, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and attention.cuh.
 #pragma once
 
 DEVICE void ldmatrix4(u32 (&r)[4], u32 at) {
@@ -60,19 +72,27 @@ template <int D, int ROWS, int THREADS>
 DEVICE void load_tile(u32 s, const void* from, u64 first, u32 stride, u32 left, u32 dim, u32 type, u32 by) {
   u32 t = threadIdx.x;
   if (by == COPIED) {
+    constexpr int STEP = THREADS / (D / 8);  // rows that all threads together take
+    static_assert(STEP % 8 == 0, "chunks are turned alike");
+    u32 row = t / (D / 8), c = t % (D / 8);
+    const u16* at = (const u16*)from + first + (u64)row * stride + c * 8;
+    s += chunk_at<D>(row, c);
+    left = c * 8 < dim ? left : 0;
 #pragma unroll
-    for (int i = 0; i < ROWS * D / 8 / THREADS; i++) {
-      u32 id = t + i * THREADS, row = id / (D / 8), c = id % (D / 8);
-      bool in = row < left && c * 8 < dim;
-      cp_async16(s + chunk_at<D>(row, c), in ? (const u16*)from + first + (u64)row * stride + c * 8 : from, in ? 16 : 0);
+    for (int i = 0; i < ROWS / STEP; i++, at += (u64)STEP * stride) {
+      bool in = row + i * STEP < left;
+      cp_async16(s + i * STEP * D * 2, in ? at : from, in ? 16 : 0);
     }
   } else if (by == WIDE) {
+    constexpr int STEP = THREADS / (D / 4);
+    u32 row = t / (D / 4), c = t % (D / 4) * 4;
+    const float* at = (const float*)from + first + (u64)row * stride + c;
+    left = c < dim ? left : 0;
 #pragma unroll 4
-    for (int i = 0; i < ROWS * D / 4 / THREADS; i++) {
-      u32 id = t + i * THREADS, row = id / (D / 4), c = id % (D / 4) * 4;
+    for (int i = 0; i < ROWS / STEP; i++, at += (u64)STEP * stride) {
       float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
-      if (row < left && c < dim) v = *(const float4*)((const float*)from + first + (u64)row * stride + c);
-      store_shared(s + chunk_at<D>(row, c / 8) + c % 8 * 2, pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
+      if (row + i * STEP < left) v = *(const float4*)at;
+      store_shared(s + chunk_at<D>(row + i * STEP, c / 8) + c % 8 * 2, pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
     }
   } else {
 #pragma unroll 1
@@ -271,8 +291,9 @@ template <int D, int WARPS, int MT, int BK> DEVICE void forward(const Attention&
 }
 
 // Rows are queries and columns keys (dq), or the other way round (dk and dv).
-template <int D, int WARPS, int MT, int BC, bool KEYS> DEVICE void backward(const Attention& p) {
-  constexpr int THREADS = WARPS * 32, BR = WARPS * MT * 16, NT = BC / 8;
+// BC columns come to shared memory at a time, S and dS are computed for PART of them at a time.
+template <int D, int WARPS, int MT, int BC, int PART, bool KEYS> DEVICE void backward(const Attention& p) {
+  constexpr int THREADS = WARPS * 32, BR = WARPS * MT * 16, NT = PART / 8;
   constexpr u32 TILE = BC * D * 2, STAGE = 2 * TILE + (KEYS ? BC * 8 : 0);  // with lse and delta of the columns
   extern __shared__ __align__(128) float memory[];
   u32 r1 = shared_address(memory), r2 = r1 + BR * D * 2, stages = r2 + BR * D * 2;
@@ -328,43 +349,47 @@ template <int D, int WARPS, int MT, int BC, bool KEYS> DEVICE void backward(cons
     cp_async_wait<0>();
     __syncthreads();
     if (next_other < (KEYS ? group : 1)) fetch(stage ^ 1, next_other, next);
-    u32 c1 = stages + stage * STAGE, c2 = c1 + TILE, stats = c2 + TILE;
-    // Whether some column is seen by a row of this warp, and whether all are by all.
-    bool some = warp0 < rows && (!p.causal || (KEYS ? warp0 <= min(cols, col0 + BC) - 1 + visible : col0 < warp0 + MT * 16 + visible));
-    bool all = warp0 + MT * 16 <= rows && col0 + BC <= cols &&
-               (!p.causal || (KEYS ? warp0 + MT * 16 <= col0 + visible + 1 : col0 + BC <= warp0 + visible + 1));
-    if (some) {
-      Sums<MT, NT> s, d;
-      scores<D>(s, r1 + warp_row * D * 2, c1);
-      scores<D>(d, r2 + warp_row * D * 2, c2);
+#pragma unroll 1
+    for (u32 part = 0; part < BC; part += PART) {
+      u32 c1 = stages + stage * STAGE + part * D * 2, c2 = c1 + TILE, stats = stages + stage * STAGE + 2 * TILE + part * 4;
+      u32 part0 = col0 + part;
+      // Whether some column is seen by a row of this warp, and whether all are by all.
+      bool some = warp0 < rows && (!p.causal || (KEYS ? warp0 <= min(cols, part0 + PART) - 1 + visible : part0 < warp0 + MT * 16 + visible));
+      bool all = warp0 + MT * 16 <= rows && part0 + PART <= cols &&
+                 (!p.causal || (KEYS ? warp0 + MT * 16 <= part0 + visible + 1 : part0 + PART <= warp0 + visible + 1));
+      if (some) {
+        Sums<MT, NT> s, d;
+        scores<D>(s, r1 + warp_row * D * 2, c1);
+        scores<D>(d, r2 + warp_row * D * 2, c2);
 #pragma unroll
-      for (int n = 0; n < NT; n++) {
-        float col_lse[2], col_delta[2];
-        if (KEYS) {
-          load_shared2(col_lse[0], col_lse[1], stats + (n * 8 + lane % 4 * 2) * 4);
-          load_shared2(col_delta[0], col_delta[1], stats + (BC + n * 8 + lane % 4 * 2) * 4);
-          col_lse[0] *= LOG2E, col_lse[1] *= LOG2E;
-        }
-#pragma unroll
-        for (int i = 0; i < MT; i++)
-#pragma unroll
-          for (int e = 0; e < 4; e++) {
-            float weight = exp2_fast(fmaf(s.c[i][n][e], log2_scale, -(KEYS ? col_lse[e % 2] : lse[i][e / 2])));
-            s.c[i][n][e] = weight;
-            d.c[i][n][e] = weight * (d.c[i][n][e] - (KEYS ? col_delta[e % 2] : delta[i][e / 2]));
+        for (int n = 0; n < NT; n++) {
+          float col_lse[2], col_delta[2];
+          if (KEYS) {
+            load_shared2(col_lse[0], col_lse[1], stats + (n * 8 + lane % 4 * 2) * 4);
+            load_shared2(col_delta[0], col_delta[1], stats + (BC + n * 8 + lane % 4 * 2) * 4);
+            col_lse[0] *= LOG2E, col_lse[1] *= LOG2E;
           }
-      }
-      if (!all) {
 #pragma unroll
-        for (int e = 0; e < MT * NT * 4; e++) {
-          u32 row = warp0 + e / (NT * 4) * 16 + e % 4 / 2 * 8 + lane / 4, col = col0 + e / 4 % NT * 8 + lane % 4 * 2 + e % 2;
-          u32 query = KEYS ? col : row, key = KEYS ? row : col;
-          bool seen = query < p.q_len && key < p.kv_len && (!p.causal || key <= query + visible);
-          if (!seen) s.c[e / (NT * 4)][e / 4 % NT][e % 4] = d.c[e / (NT * 4)][e / 4 % NT][e % 4] = 0.f;
+          for (int i = 0; i < MT; i++)
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+              float weight = exp2_fast(fmaf(s.c[i][n][e], log2_scale, -(KEYS ? col_lse[e % 2] : lse[i][e / 2])));
+              s.c[i][n][e] = weight;
+              d.c[i][n][e] = weight * (d.c[i][n][e] - (KEYS ? col_delta[e % 2] : delta[i][e / 2]));
+            }
         }
+        if (!all) {
+#pragma unroll
+          for (int e = 0; e < MT * NT * 4; e++) {
+            u32 row = warp0 + e / (NT * 4) * 16 + e % 4 / 2 * 8 + lane / 4, col = part0 + e / 4 % NT * 8 + lane % 4 * 2 + e % 2;
+            u32 query = KEYS ? col : row, key = KEYS ? row : col;
+            bool seen = query < p.q_len && key < p.kv_len && (!p.causal || key <= query + visible);
+            if (!seen) s.c[e / (NT * 4)][e / 4 % NT][e % 4] = d.c[e / (NT * 4)][e / 4 % NT][e % 4] = 0.f;
+          }
+        }
+        if (KEYS) weigh<D>(acc2, s, c2);
+        weigh<D>(acc1, d, c1);
       }
-      if (KEYS) weigh<D>(acc2, s, c2);
-      weigh<D>(acc1, d, c1);
     }
     stage ^= 1, other = next_other, col0 = next;
   }
