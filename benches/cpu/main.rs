@@ -5,11 +5,13 @@
 //! cargo bench --bench cpu -- linear M K N R [bf16]   one low-rank linear, forward + backward, one line
 //! cargo bench --bench cpu -- decode M K N R [bf16]   its forward alone
 //! cargo bench --bench cpu -- step [bf16]             a whole training step of a Llama-shaped model
+//! cargo bench --bench cpu -- attention [B Q HEADS KV_HEADS DIM]   causal, forward and backward
 //! ```
 //! Times come twice: by the clock, and as processor time of the whole process, which does not grow when other programs
 //! run on the same cores (with two threads it is about twice the clock's on an idle machine). Figures are medians.
 //! Throughput counts necessary operations: forward 2mnk + 2mr(n+k), backward 2mnk + 4mr(n+k).
 
+mod attention;
 mod probe;
 mod step;
 
@@ -211,6 +213,10 @@ fn main() -> Result<()> {
         [what @ ("linear" | "decode"), m, k, n, r] => {
             let size = |text: &str| text.parse().expect("a size");
             line(what, [size(m), size(k), size(n), size(r)], dtype)
+        }
+        ["attention", ref sizes @ ..] => {
+            let sizes: Vec<usize> = sizes.iter().map(|text| text.parse().expect("a size")).collect();
+            attention::run(&sizes)
         }
         ["step"] => {
             step::run(dtype);

@@ -124,6 +124,11 @@ impl Input {
         self.shape.iter().product()
     }
 
+    /// Whether it holds numbers to compute with.
+    pub fn is_float(&self) -> bool {
+        !matches!(self.kind, Kind::Ids(_) | Kind::Targets(_))
+    }
+
     fn draw(&self, random: &mut Random, integers: bool) -> Vec<f64> {
         (0..self.len())
             .map(|i| match (self.kind, integers) {
@@ -238,6 +243,17 @@ impl Case {
     /// The inputs on a device that is at a fixed step, so that dropout masks repeat.
     pub fn tensors(&self, values: &[Vec<f64>], dtype: DType, device: &Device) -> Result<Vec<Tensor>> {
         self.inputs.iter().zip(values).map(|(i, v)| i.tensor(v, dtype, device)).collect()
+    }
+
+    /// The same, each input in a dtype of its own.
+    pub fn tensors_of(
+        &self,
+        values: &[Vec<f64>],
+        dtype: impl Fn(usize) -> DType,
+        device: &Device,
+    ) -> Result<Vec<Tensor>> {
+        let inputs = self.inputs.iter().zip(values).enumerate();
+        inputs.map(|(i, (input, values))| input.tensor(values, dtype(i), device)).collect()
     }
 
     /// Result and gradients on a device of the target's kind.

@@ -4,12 +4,13 @@
 //!
 //! * `exact`: integers come out bit for bit. * `rounding`: random numbers against plain f64 loops.
 //! * `gradient`: finite differences, and each device against the reference. * `determinism`: threads and runs.
-//! * `narrow`: operands split into bf16, on every path of CPU kernels.
+//! * `activations`: those stored as bf16. * `narrow`: operands split into bf16, on every path of CPU kernels.
 //! * `hand`: values worked out by hand. * `flow`, `golden`: whole models. * `table`: no operation without a row.
 //!
 //! `cargo test --test suite -- exact/cpu` runs a part. A device that is not here is shown as ignored, one line a kind;
 //! `LOWRANK_REQUIRE=cuda,wgpu` makes it a failure.
 
+mod activations;
 mod case;
 mod cases;
 mod determinism;
@@ -63,6 +64,7 @@ fn main() {
         if target.rounds_products() {
             continue;
         }
+        trials.extend(activations::trials(target));
         trials.extend(named("hand", target, hand::CHECKS));
         trials.extend(named("flow", target, flow::CHECKS));
         // The reference is the oracle of operations; for whole models PEFT is, and plain loops would take minutes.
@@ -75,6 +77,7 @@ fn main() {
             trials.extend(named("lora-ga", target, lora_ga::CHECKS));
         }
     }
+    trials.extend(activations::on_paths());
     trials.extend(narrow::trials());
     trials.push(determinism::whole_step());
     trials.push(gguf::trial());

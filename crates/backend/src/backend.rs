@@ -23,6 +23,14 @@ pub trait Backend: Send + Sync + 'static {
     /// Whether products can be computed in this mode. An operation with another one is refused by name.
     fn supports_precision(&self, precision: Precision) -> bool;
 
+    /// Whether activations may be stored in this dtype: what operations read and write with a row for every token, and the
+    /// gradients of it. Parameters, statistics (rstd, lse, h, losses) and gradients of parameters are of [`DType::wide`].
+    /// Values are widened when they are read, computed as if they were wide, and each result is rounded once, to nearest
+    /// even, also where it is added to what is there.
+    fn supports_activations(&self, dtype: DType) -> bool {
+        dtype == DType::F32
+    }
+
     /// What has happened so far.
     fn stats(&self) -> Stats;
 

@@ -7,9 +7,9 @@ use bytemuck::Pod;
 pub enum DType {
     /// IEEE double; the reference backend and gradient checks.
     F64,
-    /// IEEE single; activations, adapters, gradients, optimiser state.
+    /// IEEE single; adapters, their gradients, optimiser state, and activations by default.
     F32,
-    /// The upper half of an f32; storage of frozen weights.
+    /// The upper half of an f32; storage of frozen weights, and of activations where that was asked for.
     BF16,
     /// IEEE half; storage.
     F16,
@@ -24,6 +24,15 @@ impl DType {
             DType::F64 => 8,
             DType::F32 | DType::U32 => 4,
             DType::BF16 | DType::F16 => 2,
+        }
+    }
+
+    /// What belongs to activations of this dtype but is kept apart from them: parameters, statistics and sums. f32 for the
+    /// floats of 16 bits, any other itself.
+    pub const fn wide(self) -> DType {
+        match self {
+            DType::BF16 | DType::F16 => DType::F32,
+            other => other,
         }
     }
 

@@ -29,6 +29,10 @@ impl Backend for Unfused {
         self.0.supports_precision(precision)
     }
 
+    fn supports_activations(&self, dtype: DType) -> bool {
+        self.0.supports_activations(dtype)
+    }
+
     fn stats(&self) -> Stats {
         self.0.stats()
     }

@@ -24,6 +24,7 @@ struct Inner {
 struct State {
     scalars: Scalars,
     precision: Precision,
+    activations: DType,
     seed: u64,
 }
 
@@ -35,7 +36,7 @@ impl Device {
         backend.upload(bytemuck::cast_slice(scalars.words()), Out::new(&mut *buffer, DType::F32, Scalars::LEN))?;
         Ok(Device(Arc::new(Inner {
             backend,
-            state: Mutex::new(State { scalars, precision: Precision::Full, seed: 0 }),
+            state: Mutex::new(State { scalars, precision: Precision::Full, activations: DType::F32, seed: 0 }),
             scalars: RwLock::new(buffer),
             next_stream: AtomicU32::new(0),
         })))
@@ -138,6 +139,25 @@ impl Device {
     /// How products are computed.
     pub fn precision(&self) -> Precision {
         self.state().precision
+    }
+
+    /// How activations are stored from now on: f32, or bf16 for half the memory and traffic. An embedding's result has this
+    /// dtype, and every operation after it that of its input; parameters, statistics and gradients of parameters stay f32.
+    /// Refused by name if the device has not got it.
+    pub fn set_activations(&self, dtype: DType) -> Result<()> {
+        if !matches!(dtype, DType::F32 | DType::BF16) || !self.0.backend.supports_activations(dtype) {
+            return Err(Error::unsupported("set_activations", self.name(), format!("activations in {dtype}")));
+        }
+        self.state().activations = dtype;
+        Ok(())
+    }
+
+    /// What activations beside parameters of this dtype are stored in.
+    pub fn activations(&self, parameters: DType) -> DType {
+        match parameters {
+            DType::F32 => self.state().activations,
+            other => other,
+        }
     }
 
     /// Seed of dropout.

@@ -3,9 +3,10 @@
 use lowrank_backend::{CrossEntropy, Error, IGNORE, In, Out, Result};
 
 use crate::math::{exp, sum_exp};
-use crate::parallel::{Shared, pieces, rows_per_task, tasks, with_shared_f64};
+use crate::parallel::{Shared, rows_per_task, tasks, with_shared_f64};
+use crate::results::row_pieces;
 use crate::simd::{self, kernel};
-use crate::view::{f32s, f32s_mut, u32s, volume};
+use crate::view::{f32s, f32s_mut, floats, floats_mut, u32s, volume};
 
 /// The targets, each a class or [`IGNORE`].
 fn checked_targets<'a>(name: &'static str, op: &CrossEntropy, targets: In<'a>) -> Result<&'a [u32]> {
@@ -38,7 +39,7 @@ pub(crate) fn cross_entropy_forward(
     let &CrossEntropy { rows, vocab, denominator } = op;
     let targets = checked_targets(OP, op, targets)?;
     let len = volume(OP, &[rows, vocab])?;
-    let logits = f32s(OP, "logits", logits, len)?;
+    let logits = floats(OP, "logits", logits, len)?;
     let loss = f32s_mut(OP, "loss", loss, 1)?;
     let lse = f32s_mut(OP, "lse", lse, rows)?;
     with_shared_f64(rows, |losses| {
@@ -46,14 +47,16 @@ pub(crate) fn cross_entropy_forward(
         let lse = Shared::new(lse);
         tasks(rows.div_ceil(per_task), 4 * len, |task| {
             for row in task * per_task..rows.min((task + 1) * per_task) {
-                let x = &logits[row * vocab..][..vocab];
-                let max = simd::max(x);
-                let value = f64::from(max) + sum_exp(x, max).ln();
                 let target = targets[row];
+                let (value, at_target) = logits.with(row * vocab, vocab, |x| {
+                    let max = simd::max(x);
+                    let at_target = if target == IGNORE { 0.0 } else { x[target as usize] };
+                    (f64::from(max) + sum_exp(x, max).ln(), f64::from(at_target))
+                });
                 // SAFETY: one element of each per row, and each row belongs to one task.
                 unsafe {
                     lse.part(row, 1)[0] = value as f32;
-                    shared.part(row, 1)[0] = if target == IGNORE { 0.0 } else { value - f64::from(x[target as usize]) };
+                    shared.part(row, 1)[0] = if target == IGNORE { 0.0 } else { value - at_target };
                 }
             }
         });
@@ -83,13 +86,13 @@ pub(crate) fn cross_entropy_backward(
     let &CrossEntropy { rows, vocab, denominator } = op;
     let targets = checked_targets(OP, op, targets)?;
     let len = volume(OP, &[rows, vocab])?;
-    let logits = f32s_mut(OP, "logits", logits, len)?;
+    let logits = floats_mut(OP, "logits", logits, len)?;
     let lse = f32s(OP, "lse", lse, rows)?;
     let factor = (f64::from(f32s(OP, "gy", gy, 1)?[0]) / denominator) as f32;
     if len == 0 {
         return Ok(());
     }
-    pieces(logits, rows_per_task(vocab) * vocab, 4 * len, |start, piece| {
+    row_pieces(logits, vocab, 4 * len, true, |start, piece| {
         for (i, x) in piece.chunks_exact_mut(vocab).enumerate() {
             let row = start / vocab + i;
             if targets[row] == IGNORE {

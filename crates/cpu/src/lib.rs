@@ -29,6 +29,7 @@ mod parallel;
 mod path;
 mod permute;
 mod reduce;
+mod results;
 mod rope;
 mod rows;
 mod simd;
@@ -111,6 +112,10 @@ impl Backend for Cpu {
 
     fn supports_dtype(&self, dtype: DType) -> bool {
         dtype != DType::F64
+    }
+
+    fn supports_activations(&self, dtype: DType) -> bool {
+        matches!(dtype, DType::F32 | DType::BF16)
     }
 
     fn supports_precision(&self, precision: Precision) -> bool {

@@ -8,7 +8,7 @@ use crate::gemm::{Blocked, Compute, Grid, Operand, Product, Start, decodes, flop
 use crate::parallel::Tile;
 use crate::path::Path;
 use crate::simd;
-use crate::view::{f32s, f32s_mut, floats, volume};
+use crate::view::{f32s, floats, floats_mut, volume};
 
 /// The weight `[n,k]` as an operand of products.
 pub(crate) fn weight<'a>(op: &'static str, w: &Weight<'a>, n: usize, k: usize) -> Result<Operand<'a>> {
@@ -45,14 +45,14 @@ pub(crate) fn linear_forward(path: Path, op: &Linear<'_>, x: In<'_>, y: Out<'_>)
     let &Linear { m, n, k, .. } = op;
     let compute = Compute::new(OP, path, op.precision)?;
     let (w, bias) = (weight(OP, &op.w, n, k)?, bias(OP, op)?);
-    let x = Operand::f32(f32s(OP, "x", x, volume(OP, &[m, k])?)?, k);
-    let y = f32s_mut(OP, "y", y, volume(OP, &[m, n])?)?;
+    let x = Operand::new(floats(OP, "x", x, volume(OP, &[m, k])?)?, k);
+    let y = floats_mut(OP, "y", y, volume(OP, &[m, n])?)?;
     if !decodes(m, &x, &w.t()) {
         Blocked { compute, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(None, None);
         return Ok(());
     }
     let product = Product::new(path, m, k, x, w.t());
-    Grid::new(1, m, n).run(flops([m, n, k]), y, |_, i0, j0, tile| {
+    Grid::new(1, m, n).run(flops([m, n, k]), y, Mode::Set, |_, i0, j0, tile| {
         product.tile(i0, j0, Mode::Set, tile);
         add_bias(bias, j0, tile);
     });
@@ -73,9 +73,9 @@ pub(crate) fn linear_backward(path: Path, op: &Linear<'_>, gy: In<'_>, dx: Slot<
     let &Linear { m, n, k, .. } = op;
     let compute = Compute::new(OP, path, op.precision)?;
     let w = weight(OP, &op.w, n, k)?;
-    let gy = Operand::f32(f32s(OP, "gy", gy, volume(OP, &[m, n])?)?, n);
+    let gy = Operand::new(floats(OP, "gy", gy, volume(OP, &[m, n])?)?, n);
     let mode = dx.mode;
-    let dx = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
+    let dx = floats_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
     if compute == path.into() {
         multiply(compute, [m, k, n], gy, w, 1.0, mode, dx);
     } else {

@@ -16,7 +16,7 @@ use crate::linear::{add_bias, bias, start, weight};
 use crate::parallel::{Shared, Tile, with_scratch};
 use crate::path::Path;
 use crate::simd;
-use crate::view::{f32s, f32s_mut, volume};
+use crate::view::{f32s, f32s_mut, floats, floats_mut, volume};
 
 /// See [`Lora`].
 pub(crate) fn lora_forward(
@@ -33,8 +33,8 @@ pub(crate) fn lora_forward(
     let (w, bias) = (weight(OP, &op.base.w, n, k)?, bias(OP, &op.base)?);
     let a = Operand::f32(f32s(OP, "a", op.a, volume(OP, &[r, k])?)?, k);
     let b = Operand::f32(f32s(OP, "b", op.b, volume(OP, &[n, r])?)?, r);
-    let x = Operand::f32(f32s(OP, "x", x, volume(OP, &[m, k])?)?, k);
-    let y = f32s_mut(OP, "y", y, volume(OP, &[m, n])?)?;
+    let x = Operand::new(floats(OP, "x", x, volume(OP, &[m, k])?)?, k);
+    let y = floats_mut(OP, "y", y, volume(OP, &[m, n])?)?;
     let h = f32s_mut(OP, "h", h, volume(OP, &[m, r])?)?;
     let mask = dropout::mask(OP, &op.dropout, op.scalars)?;
 
@@ -45,14 +45,14 @@ pub(crate) fn lora_forward(
         Blocked { compute, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(Some(branch), None);
         return Ok(());
     }
-    multiply(path, [m, r, k], x.masked(mask), a.t(), 1.0, Mode::Set, h);
+    multiply(path, [m, r, k], x.masked(mask), a.t(), 1.0, Mode::Set, &mut *h);
     let mut scaled = pool.scratch(h.len())?;
     let scaled = scaled.as_f32_mut();
     scaled.copy_from_slice(h);
     simd::scale(scale, scaled);
     let base = Product::new(path, m, k, x, w.t());
     let branch = Product::new(path, m, r, Operand::f32(scaled, r), b.t());
-    Grid::new(1, m, n).run(flops([m, n, k]), y, |_, i0, j0, tile| {
+    Grid::new(1, m, n).run(flops([m, n, k]), y, Mode::Set, |_, i0, j0, tile| {
         base.tile(i0, j0, Mode::Set, tile);
         branch.tile(i0, j0, Mode::Add, tile);
         add_bias(bias, j0, tile);
@@ -79,9 +79,9 @@ pub(crate) fn lora_backward(
     let w = weight(OP, &op.base.w, n, k)?;
     let a = Operand::f32(f32s(OP, "a", op.a, volume(OP, &[r, k])?)?, k);
     let b = Operand::f32(f32s(OP, "b", op.b, volume(OP, &[n, r])?)?, r);
-    let x = Operand::f32(f32s(OP, "x", x, volume(OP, &[m, k])?)?, k);
+    let x = Operand::new(floats(OP, "x", x, volume(OP, &[m, k])?)?, k);
     let h = Operand::f32(f32s(OP, "h", h, volume(OP, &[m, r])?)?, r);
-    let gy = Operand::f32(f32s(OP, "gy", gy, volume(OP, &[m, n])?)?, n);
+    let gy = Operand::new(floats(OP, "gy", gy, volume(OP, &[m, n])?)?, n);
     let mask = dropout::mask(OP, &op.dropout, op.scalars)?;
     let scale = op.scale as f32;
 
@@ -91,7 +91,7 @@ pub(crate) fn lora_backward(
     };
     if let (Some(u), Some(dx)) = (&mut u, dx) {
         let start = if dx.mode == Mode::Add { Start::Old } else { Start::Zero };
-        let dx = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
+        let dx = floats_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
         input_gradient(
             path,
             op,
@@ -133,7 +133,7 @@ fn input_gradient(
         return base.run(Some(branch), None);
     };
     // The mask applies to the branch alone, so its part is computed tile by tile and added to what is finished.
-    multiply(path, [m, r, op.base.n], base.a, b, scale, Mode::Set, u);
+    multiply(path, [m, r, op.base.n], base.a, b, scale, Mode::Set, &mut *u);
     let branch = Product::new(path, m, r, Operand::f32(u, r), a);
     base.run(
         None,

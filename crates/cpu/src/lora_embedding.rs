@@ -12,7 +12,7 @@ use crate::parallel::{pieces, rows_per_task};
 use crate::path::Path;
 use crate::rows::checked_ids;
 use crate::simd;
-use crate::view::{f32s, f32s_mut, floats, volume};
+use crate::view::{f32s, f32s_mut, floats, floats_mut, volume};
 
 /// See [`LoraEmbedding`].
 pub(crate) fn lora_embedding_forward(
@@ -29,7 +29,7 @@ pub(crate) fn lora_embedding_forward(
     let a = f32s(OP, "a", op.a, volume(OP, &[r, vocab])?)?;
     let b = Operand::f32(f32s(OP, "b", op.b, volume(OP, &[dim, r])?)?, r);
     let ids = checked_ids(OP, vocab, count, op.ids)?;
-    let y = f32s_mut(OP, "y", y, volume(OP, &[count, dim])?)?;
+    let y = floats_mut(OP, "y", y, volume(OP, &[count, dim])?)?;
     let h = f32s_mut(OP, "h", h, volume(OP, &[count, r])?)?;
 
     if r > 0 {
@@ -46,7 +46,7 @@ pub(crate) fn lora_embedding_forward(
     simd::scale(scale as f32, scaled);
 
     let branch = Product::new(path, count, r, Operand::f32(scaled, r), b.t());
-    Grid::new(1, count, dim).run(flops([count, dim, r]), y, |_, i0, j0, tile| {
+    Grid::new(1, count, dim).run(flops([count, dim, r]), y, Mode::Set, |_, i0, j0, tile| {
         for i in 0..tile.rows() {
             w.load(ids[i0 + i] as usize * dim + j0, tile.row(i));
         }
@@ -70,7 +70,7 @@ pub(crate) fn lora_embedding_backward(
     Compute::check(OP, op.precision)?;
     let b = Operand::f32(f32s(OP, "b", op.b, volume(OP, &[dim, r])?)?, r);
     let h = Operand::f32(f32s(OP, "h", h, volume(OP, &[count, r])?)?, r);
-    let gy = Operand::f32(f32s(OP, "gy", gy, volume(OP, &[count, dim])?)?, dim);
+    let gy = Operand::new(floats(OP, "gy", gy, volume(OP, &[count, dim])?)?, dim);
     let ids = checked_ids(OP, vocab, count, op.ids)?;
     if let Some(db) = db {
         let mode = db.mode;
@@ -79,7 +79,7 @@ pub(crate) fn lora_embedding_backward(
     let Some(da) = da else { return Ok(()) };
     let mut u = pool.scratch(volume(OP, &[count, r])?)?;
     let u = u.as_f32_mut();
-    multiply(path, [count, r, dim], gy, b, scale as f32, Mode::Set, u);
+    multiply(path, [count, r, dim], gy, b, scale as f32, Mode::Set, &mut *u);
     let u = &*u;
     let mode = da.mode;
     let da = f32s_mut(OP, "da", da.out, volume(OP, &[r, vocab])?)?;

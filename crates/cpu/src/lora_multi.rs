@@ -7,7 +7,7 @@ use crate::Cpu;
 use crate::gemm::{Blocked, Branch, Compute, Group, Operand, Start, decodes, multiply};
 use crate::linear::{bias, start, weight};
 use crate::parallel::Shared;
-use crate::view::{f32s, f32s_mut, volume};
+use crate::view::{f32s, f32s_mut, floats, floats_mut, volume};
 
 /// A group with its factors as operands, and where its part of h begins.
 struct Part<'a> {
@@ -79,8 +79,8 @@ pub(crate) fn lora_multi_forward(cpu: &Cpu, op: &LoraMulti<'_>, x: In<'_>, y: Ou
     let compute = Compute::new(OP, cpu.path, op.base.precision)?;
     let bias = bias(OP, &op.base)?;
     let (parts, kept) = parts(OP, op)?;
-    let x = Operand::f32(f32s(OP, "x", x, volume(OP, &[m, k])?)?, k);
-    let y = f32s_mut(OP, "y", y, volume(OP, &[m, n])?)?;
+    let x = Operand::new(floats(OP, "x", x, volume(OP, &[m, k])?)?, k);
+    let y = floats_mut(OP, "y", y, volume(OP, &[m, n])?)?;
     let h = f32s_mut(OP, "h", h, kept)?;
     let mut groups = groups(&parts, h, false, |part| (part.a.t(), part.b.t()));
     Blocked { compute, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run_groups(&mut groups, None);
@@ -110,13 +110,13 @@ pub(crate) fn lora_multi_backward(
     if grads.len() != parts.len() {
         return Err(Error::shape(OP, format!("{} gradients of {} groups", grads.len(), parts.len())));
     }
-    let (x, h) = (f32s(OP, "x", x, volume(OP, &[m, k])?)?, f32s(OP, "h", h, kept)?);
-    let gy = f32s(OP, "gy", gy, volume(OP, &[m, n])?)?;
+    let (x, h) = (floats(OP, "x", x, volume(OP, &[m, k])?)?, f32s(OP, "h", h, kept)?);
+    let gy = floats(OP, "gy", gy, volume(OP, &[m, n])?)?;
     let mut u = pool.scratch(kept)?;
     let from = if dx.mode == Mode::Add { Start::Old } else { Start::Zero };
-    let c = f32s_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
+    let c = floats_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
     let mut groups = groups(&parts, u.as_f32_mut(), true, |part| (part.b, part.a));
-    let base = Blocked { compute, m, n: k, k: n, a: Operand::f32(gy, n), b: w, alpha: 1.0, start: from, c };
+    let base = Blocked { compute, m, n: k, k: n, a: Operand::new(gy, n), b: w, alpha: 1.0, start: from, c };
     base.run_groups(&mut groups, None);
     drop(groups);
     let u = &*u.as_f32_mut();
@@ -124,12 +124,12 @@ pub(crate) fn lora_multi_backward(
         let LoraGroup { rows, r, scale, .. } = part.group;
         let [da, db] = [grads[0].take(), grads[1].take()];
         if let Some(db) = db {
-            let (gy, h) = (Operand::f32(gy, n).at(part.start * n), Operand::f32(h, r).at(part.h));
+            let (gy, h) = (Operand::new(gy, n).at(part.start * n), Operand::f32(h, r).at(part.h));
             let out = f32s_mut(OP, "db", db.out, volume(OP, &[n, r])?)?;
             multiply(cpu.path, [n, r, rows], gy.t(), h, scale as f32, db.mode, out);
         }
         if let Some(da) = da {
-            let (u, x) = (Operand::f32(u, r).at(part.h), Operand::f32(x, k).at(part.start * k));
+            let (u, x) = (Operand::f32(u, r).at(part.h), Operand::new(x, k).at(part.start * k));
             let out = f32s_mut(OP, "da", da.out, volume(OP, &[r, k])?)?;
             multiply(cpu.path, [r, k, rows], u.t(), x, 1.0, da.mode, out);
         }

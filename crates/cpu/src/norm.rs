@@ -2,9 +2,10 @@
 
 use lowrank_backend::{Error, In, Mode, Norm, Out, Result, Slot};
 
-use crate::parallel::{Shared, pieces, rows_per_task, tasks};
+use crate::parallel::{Shared, tasks};
+use crate::results::row_pieces;
 use crate::simd::{dot_wide, kernel, sum_wide};
-use crate::view::{f32s, f32s_mut, volume};
+use crate::view::{Floats, f32s, f32s_mut, floats, floats_mut, volume};
 
 /// Columns that one task of a weight's gradient adds up side by side.
 const STRIP: usize = 64;
@@ -14,11 +15,6 @@ fn elements(name: &'static str, op: &Norm) -> Result<usize> {
         return Err(Error::invalid(name, "rows of 0 elements have no mean"));
     }
     volume(name, &[op.rows, op.cols])
-}
-
-fn sliced(x: &[f32], start: usize, i: usize, cols: usize) -> (usize, &[f32]) {
-    let at = start + i * cols;
-    (at / cols, &x[at..at + cols])
 }
 
 kernel! {
@@ -76,16 +72,17 @@ kernel! {
 pub(crate) fn rms_norm_forward(op: &Norm, x: In<'_>, w: In<'_>, y: Out<'_>, rstd: Out<'_>) -> Result<()> {
     const OP: &str = "rms_norm_forward";
     let (len, cols) = (elements(OP, op)?, op.cols);
-    let (x, w) = (f32s(OP, "x", x, len)?, f32s(OP, "w", w, cols)?);
-    let y = f32s_mut(OP, "y", y, len)?;
+    let (x, w) = (floats(OP, "x", x, len)?, f32s(OP, "w", w, cols)?);
+    let y = floats_mut(OP, "y", y, len)?;
     let rstd = Shared::new(f32s_mut(OP, "rstd", rstd, op.rows)?);
-    pieces(y, rows_per_task(cols) * cols, 2 * len, |start, piece| {
-        for (i, y) in piece.chunks_exact_mut(cols).enumerate() {
-            let (row, x) = sliced(x, start, i, cols);
-            let r = (1.0 / (dot_wide(x, x) / cols as f64 + op.eps).sqrt()) as f32;
-            // SAFETY: one element per row, and each row belongs to one task.
-            unsafe { rstd.part(row, 1)[0] = r };
-            normalise(x, 0.0, r, w, None, y);
+    row_pieces(y, cols, 2 * len, false, |start, piece| {
+        for (row, y) in (start / cols..).zip(piece.chunks_exact_mut(cols)) {
+            x.with(row * cols, cols, |x| {
+                let r = (1.0 / (dot_wide(x, x) / cols as f64 + op.eps).sqrt()) as f32;
+                // SAFETY: one element per row, and each row belongs to one task.
+                unsafe { rstd.part(row, 1)[0] = r };
+                normalise(x, 0.0, r, w, None, y);
+            });
         }
     });
     Ok(())
@@ -104,20 +101,21 @@ pub(crate) fn layer_norm_forward(
 ) -> Result<()> {
     const OP: &str = "layer_norm_forward";
     let (len, cols) = (elements(OP, op)?, op.cols);
-    let (x, w, b) = (f32s(OP, "x", x, len)?, f32s(OP, "w", w, cols)?, f32s(OP, "b", b, cols)?);
-    let y = f32s_mut(OP, "y", y, len)?;
+    let (x, w, b) = (floats(OP, "x", x, len)?, f32s(OP, "w", w, cols)?, f32s(OP, "b", b, cols)?);
+    let y = floats_mut(OP, "y", y, len)?;
     let mean = Shared::new(f32s_mut(OP, "mean", mean, op.rows)?);
     let rstd = Shared::new(f32s_mut(OP, "rstd", rstd, op.rows)?);
-    pieces(y, rows_per_task(cols) * cols, 3 * len, |start, piece| {
-        for (i, y) in piece.chunks_exact_mut(cols).enumerate() {
-            let (row, x) = sliced(x, start, i, cols);
-            let mu = (sum_wide(x) / cols as f64) as f32;
-            // The row centred first: E[x²] − mean² would cancel.
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = x - mu);
-            let r = (1.0 / (dot_wide(y, y) / cols as f64 + op.eps).sqrt()) as f32;
-            // SAFETY: one element per row, and each row belongs to one task.
-            unsafe { (mean.part(row, 1)[0], rstd.part(row, 1)[0]) = (mu, r) };
-            normalise(x, mu, r, w, Some(b), y);
+    row_pieces(y, cols, 3 * len, false, |start, piece| {
+        for (row, y) in (start / cols..).zip(piece.chunks_exact_mut(cols)) {
+            x.with(row * cols, cols, |x| {
+                let mu = (sum_wide(x) / cols as f64) as f32;
+                // The row centred first: E[x²] − mean² would cancel.
+                y.iter_mut().zip(x).for_each(|(y, x)| *y = x - mu);
+                let r = (1.0 / (dot_wide(y, y) / cols as f64 + op.eps).sqrt()) as f32;
+                // SAFETY: one element per row, and each row belongs to one task.
+                unsafe { (mean.part(row, 1)[0], rstd.part(row, 1)[0]) = (mu, r) };
+                normalise(x, mu, r, w, Some(b), y);
+            });
         }
     });
     Ok(())
@@ -137,9 +135,9 @@ pub(crate) fn rms_norm_backward(
     const OP: &str = "rms_norm_backward";
     let (len, cols) = (elements(OP, op)?, op.cols);
     let rows = Rows {
-        cols,
-        x: f32s(OP, "x", x, len)?,
-        gy: f32s(OP, "gy", gy, len)?,
+        sizes: [op.rows, cols],
+        x: floats(OP, "x", x, len)?,
+        gy: floats(OP, "gy", gy, len)?,
         mean: None,
         rstd: f32s(OP, "rstd", rstd, op.rows)?,
     };
@@ -164,9 +162,9 @@ pub(crate) fn layer_norm_backward(
     const OP: &str = "layer_norm_backward";
     let (len, cols) = (elements(OP, op)?, op.cols);
     let rows = Rows {
-        cols,
-        x: f32s(OP, "x", x, len)?,
-        gy: f32s(OP, "gy", gy, len)?,
+        sizes: [op.rows, cols],
+        x: floats(OP, "x", x, len)?,
+        gy: floats(OP, "gy", gy, len)?,
         mean: Some(f32s(OP, "mean", mean, op.rows)?),
         rstd: f32s(OP, "rstd", rstd, op.rows)?,
     };
@@ -177,9 +175,10 @@ pub(crate) fn layer_norm_backward(
 
 /// What both backward passes read.
 struct Rows<'a> {
-    cols: usize,
-    x: &'a [f32],
-    gy: &'a [f32],
+    /// Rows and columns.
+    sizes: [usize; 2],
+    x: Floats<'a>,
+    gy: Floats<'a>,
     /// `None` for RMSNorm, which subtracts none.
     mean: Option<&'a [f32]>,
     rstd: &'a [f32],
@@ -192,16 +191,18 @@ impl Rows<'_> {
 
     fn input(&self, op: &'static str, w: &[f32], dx: Option<Slot<'_>>) -> Result<()> {
         let Some(dx) = dx else { return Ok(()) };
-        let (len, cols, mode) = (self.x.len(), self.cols, dx.mode);
-        let dx = f32s_mut(op, "dx", dx.out, len)?;
-        pieces(dx, rows_per_task(cols) * cols, 4 * len, |start, piece| {
-            for (i, dx) in piece.chunks_exact_mut(cols).enumerate() {
-                let (row, x) = sliced(self.x, start, i, cols);
-                let gy = &self.gy[row * cols..][..cols];
+        let ([rows, cols], mode) = (self.sizes, dx.mode);
+        let dx = floats_mut(op, "dx", dx.out, rows * cols)?;
+        row_pieces(dx, cols, 4 * rows * cols, mode == Mode::Add, |start, piece| {
+            for (row, dx) in (start / cols..).zip(piece.chunks_exact_mut(cols)) {
                 let (mean, rstd) = (self.mean(row), self.rstd[row]);
-                let (across, along) = backward_sums(x, mean, rstd, w, gy);
-                let across = if self.mean.is_some() { (across / cols as f64) as f32 } else { 0.0 };
-                backward_row(x, [mean, rstd], [across, (along / cols as f64) as f32], w, gy, mode, dx);
+                self.x.with(row * cols, cols, |x| {
+                    self.gy.with(row * cols, cols, |gy| {
+                        let (across, along) = backward_sums(x, mean, rstd, w, gy);
+                        let across = if self.mean.is_some() { (across / cols as f64) as f32 } else { 0.0 };
+                        backward_row(x, [mean, rstd], [across, (along / cols as f64) as f32], w, gy, mode, dx);
+                    });
+                });
             }
         });
         Ok(())
@@ -209,19 +210,20 @@ impl Rows<'_> {
 
     /// Sums over all rows in ascending order, a strip of columns per task.
     fn weights(&self, op: &'static str, dw: Option<Slot<'_>>, db: Option<Slot<'_>>) -> Result<()> {
-        let cols = self.cols;
+        let [rows, cols] = self.sizes;
         let outputs = [(dw, "dw", true), (db, "db", false)];
         for (slot, what, scaled) in outputs {
             let Some(slot) = slot else { continue };
             let mode = slot.mode;
             let out = Shared::new(f32s_mut(op, what, slot.out, cols)?);
-            tasks(cols.div_ceil(STRIP), 2 * self.x.len(), |task| {
+            tasks(cols.div_ceil(STRIP), 2 * rows * cols, |task| {
                 let first = task * STRIP;
                 let width = STRIP.min(cols - first);
                 let mut sums = [0.0f64; STRIP];
-                for row in 0..self.rstd.len() {
+                let (mut x, mut gy) = ([0.0; STRIP], [0.0; STRIP]);
+                for row in 0..rows {
                     let at = row * cols + first;
-                    let (x, gy) = (&self.x[at..at + width], &self.gy[at..at + width]);
+                    let (x, gy) = (self.x.block(at, width, &mut x), self.gy.block(at, width, &mut gy));
                     let (mean, rstd) = (self.mean(row), self.rstd[row]);
                     for ((sum, x), gy) in sums.iter_mut().zip(x).zip(gy) {
                         let factor = if scaled { (x - mean) * rstd } else { 1.0 };

@@ -81,6 +81,16 @@ impl<'a, T> Shared<'a, T> {
         // SAFETY: inside the slice, which is borrowed exclusively for 'a; disjoint by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
     }
+
+    /// All of it.
+    ///
+    /// # Safety
+    /// No other part may be alive.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn all(&self) -> &mut [T] {
+        // SAFETY: the caller's promise.
+        unsafe { self.part(0, self.len) }
+    }
 }
 
 impl<'a> Shared<'a, f32> {

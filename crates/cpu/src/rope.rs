@@ -2,9 +2,9 @@
 
 use lowrank_backend::{Error, In, Mode, Result, Rope, Slot};
 
-use crate::parallel::{pieces, rows_per_task};
+use crate::results::row_pieces;
 use crate::simd::kernel;
-use crate::view::{f32s, f32s_mut, volume};
+use crate::view::{f32s, floats, floats_mut, volume};
 
 kernel! {
     /// One head: `(x₁, x₂) → (x₁ cos − sign x₂ sin, x₂ cos + sign x₁ sin)`.
@@ -33,20 +33,21 @@ pub(crate) fn rope(op: &Rope, x: In<'_>, cos: In<'_>, sin: In<'_>, y: Slot<'_>) 
     }
     let (len, half) = (volume(OP, &[batch, seq, heads, dim])?, dim / 2);
     let table = volume(OP, &[positions, half])?;
-    let x = f32s(OP, "x", x, len)?;
+    let x = floats(OP, "x", x, len)?;
     let (cos, sin) = (f32s(OP, "cos", cos, table)?, f32s(OP, "sin", sin, table)?);
     let mode = y.mode;
-    let y = f32s_mut(OP, "y", y.out, len)?;
+    let y = floats_mut(OP, "y", y.out, len)?;
     if len == 0 {
         return Ok(());
     }
     let (sign, width) = (if inverse { -1.0 } else { 1.0 }, heads * dim);
-    pieces(y, rows_per_task(width) * width, 2 * len, |from, piece| {
-        for (i, y) in piece.chunks_exact_mut(dim).enumerate() {
-            let at = from + i * dim;
-            let table = (start + at / width % seq) * half;
-            rotate(&x[at..at + dim], &cos[table..table + half], &sin[table..table + half], sign, mode, y);
-        }
+    row_pieces(y, width, 2 * len, mode == Mode::Add, |from, piece| {
+        x.with(from, piece.len(), |x| {
+            for (i, (x, y)) in x.chunks_exact(dim).zip(piece.chunks_exact_mut(dim)).enumerate() {
+                let table = (start + (from + i * dim) / width % seq) * half;
+                rotate(x, &cos[table..table + half], &sin[table..table + half], sign, mode, y);
+            }
+        });
     });
     Ok(())
 }

@@ -3,22 +3,22 @@
 use lowrank_backend::{In, Matrix, Mode, Out, Result, Slot};
 
 use crate::math::exp_shift_sum;
-use crate::parallel::{pieces, rows_per_task};
+use crate::results::row_pieces;
 use crate::simd::{self, kernel};
-use crate::view::{f32s, f32s_mut, volume};
+use crate::view::{floats, floats_mut, volume};
 
 /// `y = exp(x − max) / Σ exp(x − max)`. NaN anywhere in a row, or an infinite maximum, makes the whole row NaN.
 pub(crate) fn softmax_forward(op: &Matrix, x: In<'_>, y: Out<'_>) -> Result<()> {
     const OP: &str = "softmax_forward";
     let &Matrix { rows, cols } = op;
     let len = volume(OP, &[rows, cols])?;
-    let x = f32s(OP, "x", x, len)?;
-    let y = f32s_mut(OP, "y", y, len)?;
+    let x = floats(OP, "x", x, len)?;
+    let y = floats_mut(OP, "y", y, len)?;
     if len == 0 {
         return Ok(());
     }
-    pieces(y, rows_per_task(cols) * cols, 4 * len, |start, piece| {
-        piece.copy_from_slice(&x[start..start + piece.len()]);
+    row_pieces(y, cols, 4 * len, false, |start, piece| {
+        x.load(start, piece);
         for row in piece.chunks_exact_mut(cols) {
             let max = simd::max(row);
             let sum = exp_shift_sum(row, max);
@@ -48,17 +48,18 @@ pub(crate) fn softmax_backward(op: &Matrix, y: In<'_>, gy: In<'_>, dx: Slot<'_>)
     const OP: &str = "softmax_backward";
     let &Matrix { rows, cols } = op;
     let len = volume(OP, &[rows, cols])?;
-    let (y, gy) = (f32s(OP, "y", y, len)?, f32s(OP, "gy", gy, len)?);
+    let (y, gy) = (floats(OP, "y", y, len)?, floats(OP, "gy", gy, len)?);
     let mode = dx.mode;
-    let dx = f32s_mut(OP, "dx", dx.out, len)?;
+    let dx = floats_mut(OP, "dx", dx.out, len)?;
     if len == 0 {
         return Ok(());
     }
-    pieces(dx, rows_per_task(cols) * cols, 4 * len, |start, piece| {
+    row_pieces(dx, cols, 4 * len, mode == Mode::Add, |start, piece| {
         for (i, dx) in piece.chunks_exact_mut(cols).enumerate() {
             let at = start + i * cols;
-            let (y, gy) = (&y[at..at + cols], &gy[at..at + cols]);
-            backward_row(simd::dot_wide(y, gy) as f32, y, gy, mode, dx);
+            y.with(at, cols, |y| {
+                gy.with(at, cols, |gy| backward_row(simd::dot_wide(y, gy) as f32, y, gy, mode, dx));
+            });
         }
     });
     Ok(())

@@ -3,9 +3,12 @@
 use lowrank_backend::{In, Mode, Out, Result, Slot};
 
 use crate::math::{silu, silu_grad};
-use crate::parallel::pieces;
+use crate::results::row_pieces;
 use crate::simd::kernel;
-use crate::view::{BLOCK, f32s, f32s_mut};
+use crate::view::{floats, floats_mut};
+
+/// "Rows" of the partition: pieces of 16 Ki elements.
+const PIECE: usize = 16_384;
 
 kernel! {
     fn forward[FMA](gate: &[f32], up: &[f32], y: &mut [f32]) {
@@ -39,10 +42,10 @@ kernel! {
 pub(crate) fn swiglu_forward(gate: In<'_>, up: In<'_>, y: Out<'_>) -> Result<()> {
     const OP: &str = "swiglu_forward";
     let len = gate.len;
-    let (gate, up) = (f32s(OP, "gate", gate, len)?, f32s(OP, "up", up, len)?);
-    pieces(f32s_mut(OP, "y", y, len)?, BLOCK, 4 * len, |at, y| {
-        let part = at..at + y.len();
-        forward(&gate[part.clone()], &up[part], y);
+    let (gate, up) = (floats(OP, "gate", gate, len)?, floats(OP, "up", up, len)?);
+    row_pieces(floats_mut(OP, "y", y, len)?, PIECE, 4 * len, false, |at, y| {
+        let len = y.len();
+        gate.with(at, len, |gate| up.with(at, len, |up| forward(gate, up, y)));
     });
     Ok(())
 }
@@ -57,17 +60,19 @@ pub(crate) fn swiglu_backward(
 ) -> Result<()> {
     const OP: &str = "swiglu_backward";
     let len = gate.len;
-    let (gate, up, gy) = (f32s(OP, "gate", gate, len)?, f32s(OP, "up", up, len)?, f32s(OP, "gy", gy, len)?);
+    let (gate, up, gy) = (floats(OP, "gate", gate, len)?, floats(OP, "up", up, len)?, floats(OP, "gy", gy, len)?);
     if let Some(Slot { out, mode }) = dgate {
-        pieces(f32s_mut(OP, "dgate", out, len)?, BLOCK, 4 * len, |at, d| {
-            let part = at..at + d.len();
-            gate_gradient(&gate[part.clone()], &up[part.clone()], &gy[part], mode, d);
+        row_pieces(floats_mut(OP, "dgate", out, len)?, PIECE, 4 * len, mode == Mode::Add, |at, d| {
+            let len = d.len();
+            gate.with(at, len, |gate| {
+                up.with(at, len, |up| gy.with(at, len, |gy| gate_gradient(gate, up, gy, mode, d)));
+            });
         });
     }
     if let Some(Slot { out, mode }) = dup {
-        pieces(f32s_mut(OP, "dup", out, len)?, BLOCK, 4 * len, |at, d| {
-            let part = at..at + d.len();
-            up_gradient(&gate[part.clone()], &gy[part], mode, d);
+        row_pieces(floats_mut(OP, "dup", out, len)?, PIECE, 4 * len, mode == Mode::Add, |at, d| {
+            let len = d.len();
+            gate.with(at, len, |gate| gy.with(at, len, |gy| up_gradient(gate, gy, mode, d)));
         });
     }
     Ok(())

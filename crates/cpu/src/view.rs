@@ -8,6 +8,7 @@ use lowrank_backend::{DType, Element, Error, In, Mode, Out, Result};
 
 use crate::NAME;
 use crate::buffer::CpuBuffer;
+use crate::simd::kernel;
 
 /// The product of sizes, unless it overflows.
 pub(crate) fn volume(op: &'static str, sizes: &[usize]) -> Result<usize> {
@@ -119,12 +120,7 @@ impl<'a> Floats<'a> {
         let range = start..start + out.len();
         match self {
             Floats::F32(x) => out.copy_from_slice(&x[range]),
-            // bf16 is the upper half of an f32.
-            Floats::BF16(x) => {
-                for (out, x) in out.iter_mut().zip(&x[range]) {
-                    *out = f32::from_bits(u32::from(x.to_bits()) << 16);
-                }
-            }
+            Floats::BF16(x) => widen(&x[range], out),
             Floats::F16(x) => x[range].convert_to_f32_slice(out),
         }
     }
@@ -144,11 +140,38 @@ impl<'a> Floats<'a> {
     }
 }
 
+kernel! {
+    /// bf16 is the upper half of an f32.
+    fn widen[FMA](x: &[bf16], out: &mut [f32]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = f32::from_bits(u32::from(x.to_bits()) << 16);
+        }
+    }
+}
+
+kernel! {
+    /// To nearest, ties to even; NaN stays one. (`bf16::from_f32` with a choice in the place of a branch.)
+    fn narrow[FMA](x: &[f32], out: &mut [bf16]) {
+        for (out, x) in out.iter_mut().zip(x) {
+            let bits = x.to_bits();
+            let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
+            let quiet = bits >> 16 | 0x40;
+            *out = bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16);
+        }
+    }
+}
+
 /// Elements of any float storage, to write.
 pub(crate) enum FloatsMut<'a> {
     F32(&'a mut [f32]),
     BF16(&'a mut [bf16]),
     F16(&'a mut [f16]),
+}
+
+impl<'a> From<&'a mut [f32]> for FloatsMut<'a> {
+    fn from(y: &'a mut [f32]) -> Self {
+        FloatsMut::F32(y)
+    }
 }
 
 /// Elements that are computed at a time on the way to another storage.
@@ -173,29 +196,46 @@ impl FloatsMut<'_> {
         }
     }
 
+    /// The same to read.
+    pub(crate) fn as_floats(&self) -> Floats<'_> {
+        match self {
+            FloatsMut::F32(y) => Floats::F32(y),
+            FloatsMut::BF16(y) => Floats::BF16(y),
+            FloatsMut::F16(y) => Floats::F16(y),
+        }
+    }
+
+    /// Overwrites all elements with values, rounded to nearest even.
+    pub(crate) fn store(&mut self, values: &[f32]) {
+        match self {
+            FloatsMut::F32(y) => y.copy_from_slice(values),
+            FloatsMut::BF16(y) => narrow(values, y),
+            FloatsMut::F16(y) => y.convert_from_f32_slice(values),
+        }
+    }
+
     /// Puts what `compute` writes here, at most [`BLOCK`] values, rounded to nearest even.
     pub(crate) fn write(self, mode: Mode, compute: impl FnOnce(&mut [f32])) {
         let len = self.len();
         match (self, mode) {
             (FloatsMut::F32(y), Mode::Set) => compute(y),
-            (y, mode) => {
+            (FloatsMut::F32(y), Mode::Add) => {
                 let mut buffer = [0.0; BLOCK];
                 let values = &mut buffer[..len];
                 compute(values);
-                match y {
-                    FloatsMut::F32(y) => crate::simd::add(values, y),
-                    FloatsMut::BF16(y) => {
-                        for (y, v) in y.iter_mut().zip(values) {
-                            *y = bf16::from_f32(if mode == Mode::Add { y.to_f32() + *v } else { *v });
-                        }
-                    }
-                    FloatsMut::F16(y) => {
-                        if mode == Mode::Add {
-                            y.iter().zip(&mut *values).for_each(|(y, v)| *v += y.to_f32());
-                        }
-                        y.convert_from_f32_slice(values);
-                    }
+                crate::simd::add(values, y);
+            }
+            (mut y, mode) => {
+                let mut buffer = [0.0; BLOCK];
+                let values = &mut buffer[..len];
+                compute(values);
+                if mode == Mode::Add {
+                    let mut old = [0.0; BLOCK];
+                    let old = &mut old[..len];
+                    y.as_floats().load(0, old);
+                    values.iter_mut().zip(old).for_each(|(v, old)| *v += *old);
                 }
+                y.store(values);
             }
         }
     }

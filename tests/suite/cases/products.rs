@@ -160,14 +160,14 @@ fn dora_linear(sizes: [usize; 4], base: Base, bias: bool, p: f64, fixed: bool) -
         dora(v, &g, SCALE, p, sizes)
     };
     let call = move |t: &[Tensor]| {
-        let squares = t[1].row_squares(t[0].dtype())?;
+        let squares = t[1].row_squares(t[0].dtype().wide())?;
         if !fixed {
             return t[0].dora_linear(&t[1], &squares, t.get(5), &t[2], &t[3], &t[4], SCALE, p);
         }
         let (w, a, b, g) = (t[1].to_f64()?, t[2].to_f64()?, t[3].to_f64()?, t[4].to_f64()?);
         let norm = dora_norm(&w, &a, &b, SCALE, [n, k, r]);
         let magnitude: Vec<f64> = norm.iter().zip(g).map(|(norm, g)| norm * g).collect();
-        let magnitude = Tensor::from_f64(&magnitude, &[n], t[0].dtype(), t[0].device())?;
+        let magnitude = Tensor::from_f64(&magnitude, &[n], t[0].dtype().wide(), t[0].device())?;
         t[0].dora_linear(&t[1], &squares, t.get(5), &t[2], &t[3], &magnitude, SCALE, p)
     };
     let given = if fixed { "g" } else { "m" };

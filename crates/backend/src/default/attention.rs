@@ -4,7 +4,7 @@
 //! matrices with `group·q_len` rows serves every query head of a key/value head.
 
 use super::softmax::exp_rows;
-use super::temp::{Temp, zip, zip_same};
+use super::temp::{Temp, rounded, wide, zip, zip_same};
 use crate::{Attention, Backend, Block, Error, Gemm, In, Map, Out, Reduce, Result, Slot, Zip};
 
 /// The sizes of the products: `matrices` of `[rows, dim] · [keys, dim]ᵀ`.
@@ -106,6 +106,8 @@ pub(crate) fn attention_forward<B: Backend + ?Sized>(
     v.expect(OP, "v", s.kv_elements())?;
     y.expect(OP, "y", s.q_elements())?;
     lse.expect(OP, "lse", all_rows)?;
+    let [mut q_t, mut k_t, mut v_t] = [None, None, None];
+    let (q, k, v) = (wide(b, q, &mut q_t)?, wide(b, k, &mut k_t)?, wide(b, v, &mut v_t)?);
     let (q, k, v) = (s.split_queries(b, q)?, s.split_keys(b, k)?, s.split_keys(b, v)?);
     let scores = s.scores(b, op, q.view(), k.view())?;
     let e = exp_rows(b, all_rows, s.keys, scores.view())?;
@@ -114,7 +116,7 @@ pub(crate) fn attention_forward<B: Backend + ?Sized>(
     let mut weighted = Temp::new(b, q.view().dtype, s.q_elements())?;
     b.gemm(&gemm, e.exp.view(), v.view(), weighted.set())?;
     let mean = zip(b, Zip::Div, (weighted.view(), [all_rows, s.dim]), (e.sum.view(), [all_rows, 1]))?;
-    s.join_queries(b, mean.view(), y.set())
+    rounded(b, y.set(), |y| s.join_queries(b, mean.view(), y))
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -140,6 +142,9 @@ pub(crate) fn attention_backward<B: Backend + ?Sized>(
     k.expect(OP, "k", s.kv_elements())?;
     v.expect(OP, "v", s.kv_elements())?;
     lse.expect(OP, "lse", all_rows)?;
+    let [mut q_t, mut k_t, mut v_t, mut y_t, mut gy_t] = [None, None, None, None, None];
+    let (q, k, v) = (wide(b, q, &mut q_t)?, wide(b, k, &mut k_t)?, wide(b, v, &mut v_t)?);
+    let (y, gy) = (wide(b, y, &mut y_t)?, wide(b, gy, &mut gy_t)?);
     let dtype = q.dtype;
 
     // delta[batch, heads, q_len] = rowsum(gy ⊙ y), from [batch, q_len, heads]
@@ -156,7 +161,7 @@ pub(crate) fn attention_backward<B: Backend + ?Sized>(
     if let Some(dv) = dv {
         let mut t = Temp::new(b, dtype, s.kv_elements())?;
         b.gemm(&gemm(Gemm::tn(s.keys, s.dim, s.rows)), p.view(), gy.view(), t.set())?;
-        s.join_keys(b, t.view(), dv)?;
+        rounded(b, dv, |dv| s.join_keys(b, t.view(), dv))?;
     }
     if dq.is_none() && dk.is_none() {
         return Ok(());
@@ -168,12 +173,12 @@ pub(crate) fn attention_backward<B: Backend + ?Sized>(
     if let Some(dq) = dq {
         let mut t = Temp::new(b, dtype, s.q_elements())?;
         b.gemm(&gemm(Gemm::nn(s.rows, s.dim, s.keys).alpha(op.scale)), ds.view(), k.view(), t.set())?;
-        s.join_queries(b, t.view(), dq)?;
+        rounded(b, dq, |dq| s.join_queries(b, t.view(), dq))?;
     }
     if let Some(dk) = dk {
         let mut t = Temp::new(b, dtype, s.kv_elements())?;
         b.gemm(&gemm(Gemm::tn(s.keys, s.dim, s.rows).alpha(op.scale)), ds.view(), q.view(), t.set())?;
-        s.join_keys(b, t.view(), dk)?;
+        rounded(b, dk, |dk| s.join_keys(b, t.view(), dk))?;
     }
     Ok(())
 }

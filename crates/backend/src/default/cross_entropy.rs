@@ -5,7 +5,7 @@
 //! number of hits makes its row NaN instead of leaving it out.
 
 use super::softmax::exp_rows;
-use super::temp::{Temp, copy_all, equal, zip, zip_same};
+use super::temp::{Temp, equal, wide, zip, zip_same};
 use crate::{Backend, CrossEntropy, DType, Error, IGNORE, In, Map, Out, Reduce, Result, Zip};
 
 /// The targets as masks in the logits' dtype.
@@ -62,6 +62,8 @@ pub(crate) fn cross_entropy_forward<B: Backend + ?Sized>(
     expect(OP, op, targets, lse.len)?;
     logits.expect(OP, "logits", rows * vocab)?;
     loss.expect(OP, "loss", 1)?;
+    let mut logits_t = None;
+    let logits = wide(b, logits, &mut logits_t)?;
     let t = Targets::new(b, op, logits.dtype, targets)?;
     exp_rows(b, rows, vocab, logits)?.log_sum_exp(b, lse.reborrow())?;
     let picked = zip_same(b, Zip::ReluGrad, t.onehot.view(), logits)?;
@@ -87,12 +89,14 @@ pub(crate) fn cross_entropy_backward<B: Backend + ?Sized>(
     logits.expect(OP, "logits", rows * vocab)?;
     gy.expect(OP, "gy", 1)?;
     let all = [rows, vocab];
-    let t = Targets::new(b, op, logits.dtype, targets)?;
-    let p = zip(b, Zip::Sub, (logits.as_in(), all), (lse, [rows, 1]))?.view().map(b, Map::Exp)?;
+    let t = Targets::new(b, op, logits.dtype.wide(), targets)?;
+    let mut logits_t = None;
+    let shifted = zip(b, Zip::Sub, (wide(b, logits.as_in(), &mut logits_t)?, all), (lse, [rows, 1]))?;
+    let p = shifted.view().map(b, Map::Exp)?;
     let onehot = zip(b, Zip::Div, (t.onehot.view(), all), (t.hits.view(), [rows, 1]))?;
     let d = zip_same(b, Zip::Sub, p.view(), onehot.view())?;
     let d = zip(b, Zip::ReluGrad, (t.counted.view(), [rows, 1]), (d.view(), all))?;
     let factor = gy.map(b, Map::Affine(1.0 / denominator, 0.0))?;
     let d = zip(b, Zip::Mul, (d.view(), all), (factor.view(), [1, 1]))?;
-    copy_all(b, d.view(), logits.set())
+    b.map(Map::Copy, d.view(), logits.set())
 }

@@ -1,6 +1,6 @@
 //! The frozen linear layer and the view of its weight.
 
-use super::temp::add_row;
+use super::temp::{add_row, rounded};
 use crate::{Backend, Gemm, In, Linear, Map, Out, Result, Slot, Weight};
 
 pub(crate) fn dequantise<B: Backend + ?Sized>(b: &B, w: Weight<'_>, out: Out<'_>) -> Result<()> {
@@ -9,17 +9,20 @@ pub(crate) fn dequantise<B: Backend + ?Sized>(b: &B, w: Weight<'_>, out: Out<'_>
     b.map(Map::Copy, w, out.set())
 }
 
-pub(crate) fn linear_forward<B: Backend + ?Sized>(b: &B, op: &Linear<'_>, x: In<'_>, mut y: Out<'_>) -> Result<()> {
+pub(crate) fn linear_forward<B: Backend + ?Sized>(b: &B, op: &Linear<'_>, x: In<'_>, y: Out<'_>) -> Result<()> {
     const OP: &str = "linear_forward";
     let &Linear { m, n, k, precision, .. } = op;
     let Weight::Dense(w) = op.w;
     w.expect(OP, "w", n * k)?;
     x.expect(OP, "x", m * k)?;
     y.expect(OP, "y", m * n)?;
-    b.gemm(&Gemm::nt(m, n, k).precision(precision), x, w, y.reborrow().set())?;
-    let Some(bias) = op.bias else { return Ok(()) };
+    let product = Gemm::nt(m, n, k).precision(precision);
+    let Some(bias) = op.bias else { return b.gemm(&product, x, w, y.set()) };
     bias.expect(OP, "bias", n)?;
-    add_row(b, m, bias, y)
+    rounded(b, y.set(), |mut y| {
+        b.gemm(&product, x, w, y.reborrow())?;
+        add_row(b, m, bias, y.out)
+    })
 }
 
 pub(crate) fn linear_backward<B: Backend + ?Sized>(b: &B, op: &Linear<'_>, gy: In<'_>, dx: Slot<'_>) -> Result<()> {

@@ -1,6 +1,6 @@
 //! The low-rank linear: y = x Wᵀ + s h Bᵀ with h = x̂ Aᵀ.
 
-use super::temp::{Temp, add_row};
+use super::temp::{Temp, add_row, rounded};
 use crate::{Backend, Gemm, In, Linear, Lora, Map, Out, Result, Slot};
 
 fn expect(name: &'static str, op: &Lora<'_>) -> Result<()> {
@@ -11,7 +11,7 @@ fn expect(name: &'static str, op: &Lora<'_>) -> Result<()> {
 /// x̂, or nothing without dropout.
 fn dropped<B: Backend + ?Sized>(b: &B, op: &Lora<'_>, x: In<'_>) -> Result<Option<Temp>> {
     let Some(dropout) = &op.dropout else { return Ok(None) };
-    let mut t = Temp::new(b, x.dtype, x.len)?;
+    let mut t = Temp::new(b, x.dtype.wide(), x.len)?;
     b.dropout(dropout, op.scalars, x, t.set())?;
     Ok(Some(t))
 }
@@ -20,7 +20,7 @@ pub(crate) fn lora_forward<B: Backend + ?Sized>(
     b: &B,
     op: &Lora<'_>,
     x: In<'_>,
-    mut y: Out<'_>,
+    y: Out<'_>,
     mut h: Out<'_>,
 ) -> Result<()> {
     const OP: &str = "lora_forward";
@@ -28,16 +28,18 @@ pub(crate) fn lora_forward<B: Backend + ?Sized>(
     expect(OP, op)?;
     x.expect(OP, "x", m * k)?;
     h.expect(OP, "h", m * r)?;
-    b.linear_forward(&Linear { bias: None, ..op.base }, x, y.reborrow())?;
     let dropped = dropped(b, op, x)?;
     let xd = dropped.as_ref().map_or(x, Temp::view);
     b.gemm(&Gemm::nt(m, r, k).precision(precision), xd, op.a, h.reborrow().set())?;
     // s on h and the bias last.
     let scaled = h.as_in().map(b, Map::Affine(op.scale, 0.0))?;
-    b.gemm(&Gemm::nt(m, n, r).precision(precision), scaled.view(), op.b, y.reborrow().add())?;
-    let Some(bias) = op.base.bias else { return Ok(()) };
-    bias.expect(OP, "bias", n)?;
-    add_row(b, m, bias, y)
+    rounded(b, y.set(), |Slot { out: mut y, .. }| {
+        b.linear_forward(&Linear { bias: None, ..op.base }, x, y.reborrow())?;
+        b.gemm(&Gemm::nt(m, n, r).precision(precision), scaled.view(), op.b, y.reborrow().add())?;
+        let Some(bias) = op.base.bias else { return Ok(()) };
+        bias.expect(OP, "bias", n)?;
+        add_row(b, m, bias, y)
+    })
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -63,18 +65,20 @@ pub(crate) fn lora_backward<B: Backend + ?Sized>(
     if dx.is_none() && da.is_none() {
         return Ok(());
     }
-    let mut u = Temp::new(b, gy.dtype, m * r)?;
+    let mut u = Temp::new(b, gy.dtype.wide(), m * r)?;
     b.gemm(&Gemm::nn(m, r, n).alpha(op.scale).precision(precision), gy, op.b, u.set())?;
     if let Some(da) = da {
         let dropped = dropped(b, op, x)?;
         let xd = dropped.as_ref().map_or(x, Temp::view);
         b.gemm(&Gemm::tn(r, k, m).precision(precision), u.view(), xd, da)?;
     }
-    let Some(mut dx) = dx else { return Ok(()) };
-    b.linear_backward(&op.base, gy, dx.reborrow())?;
-    let branch = Gemm::nn(m, k, r).precision(precision);
-    let Some(dropout) = &op.dropout else { return b.gemm(&branch, u.view(), op.a, dx.out.add()) };
-    let mut t = Temp::new(b, gy.dtype, m * k)?;
-    b.gemm(&branch, u.view(), op.a, t.set())?;
-    b.dropout(dropout, op.scalars, t.view(), dx.out.add())
+    let Some(dx) = dx else { return Ok(()) };
+    rounded(b, dx, |mut dx| {
+        b.linear_backward(&op.base, gy, dx.reborrow())?;
+        let branch = Gemm::nn(m, k, r).precision(precision);
+        let Some(dropout) = &op.dropout else { return b.gemm(&branch, u.view(), op.a, dx.out.add()) };
+        let mut t = Temp::new(b, dx.out.dtype, m * k)?;
+        b.gemm(&branch, u.view(), op.a, t.set())?;
+        b.dropout(dropout, op.scalars, t.view(), dx.out.add())
+    })
 }

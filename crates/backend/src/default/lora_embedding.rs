@@ -1,6 +1,6 @@
 //! The low-rank embedding: y = W[ids] + s h Bᵀ with h = (Aᵀ)[ids].
 
-use super::temp::Temp;
+use super::temp::{Temp, rounded};
 use crate::{Backend, Gemm, In, LoraEmbedding, Out, Result, Rows, Slot};
 
 fn expect(name: &'static str, op: &LoraEmbedding<'_>) -> Result<()> {
@@ -13,7 +13,7 @@ fn expect(name: &'static str, op: &LoraEmbedding<'_>) -> Result<()> {
 pub(crate) fn lora_embedding_forward<B: Backend + ?Sized>(
     b: &B,
     op: &LoraEmbedding<'_>,
-    mut y: Out<'_>,
+    y: Out<'_>,
     mut h: Out<'_>,
 ) -> Result<()> {
     const OP: &str = "lora_embedding_forward";
@@ -23,8 +23,10 @@ pub(crate) fn lora_embedding_forward<B: Backend + ?Sized>(
     h.expect(OP, "h", count * r)?;
     let at = op.a.permute(b, &[r, vocab], &[1, 0])?;
     b.gather(&Rows { rows: vocab, width: r, count }, at.view(), op.ids, h.reborrow().set())?;
-    b.gather(&Rows { rows: vocab, width: dim, count }, op.w, op.ids, y.reborrow().set())?;
-    b.gemm(&Gemm::nt(count, dim, r).alpha(scale).precision(precision), h.as_in(), op.b, y.add())
+    rounded(b, y.set(), |mut y| {
+        b.gather(&Rows { rows: vocab, width: dim, count }, op.w, op.ids, y.reborrow())?;
+        b.gemm(&Gemm::nt(count, dim, r).alpha(scale).precision(precision), h.as_in(), op.b, y.out.add())
+    })
 }
 
 pub(crate) fn lora_embedding_backward<B: Backend + ?Sized>(
@@ -44,9 +46,9 @@ pub(crate) fn lora_embedding_backward<B: Backend + ?Sized>(
         b.gemm(&Gemm::tn(dim, r, count).alpha(scale).precision(precision), gy, h, db)?;
     }
     let Some(da) = da else { return Ok(()) };
-    let mut u = Temp::new(b, gy.dtype, count * r)?;
+    let mut u = Temp::new(b, gy.dtype.wide(), count * r)?;
     b.gemm(&Gemm::nn(count, r, dim).alpha(scale).precision(precision), gy, op.b, u.set())?;
-    let mut dat = Temp::new(b, gy.dtype, vocab * r)?;
+    let mut dat = Temp::new(b, gy.dtype.wide(), vocab * r)?;
     b.scatter_add(&Rows { rows: vocab, width: r, count }, op.ids, u.view(), dat.set())?;
     b.permute(&[vocab, r], &[1, 0], dat.view(), da)
 }

@@ -1,6 +1,6 @@
 //! RMSNorm (Zhang & Sennrich 2019) and LayerNorm (Ba et al. 2016) over rows.
 
-use super::temp::{Temp, zip, zip_into, zip_same};
+use super::temp::{Temp, wide, zip, zip_into, zip_same};
 use crate::{Backend, Error, In, Map, Norm, Out, Reduce, Result, Slot, Zip};
 
 fn nonempty(name: &'static str, op: &Norm) -> Result<()> {
@@ -44,6 +44,8 @@ pub(crate) fn rms_norm_forward<B: Backend + ?Sized>(
     w.expect(OP, "w", cols)?;
     y.expect(OP, "y", rows * cols)?;
     rstd.expect(OP, "rstd", rows)?;
+    let mut x_t = None;
+    let x = wide(b, x, &mut x_t)?;
     reciprocal_root(b, op, x, rstd.reborrow())?;
     let xh = scale(b, op, x, rstd.as_in(), [rows, 1])?;
     zip_into(b, Zip::Mul, (xh.view(), [rows, cols]), (w, [1, cols]), y.set())
@@ -67,6 +69,8 @@ pub(crate) fn rms_norm_backward<B: Backend + ?Sized>(
     w.expect(OP, "w", cols)?;
     rstd.expect(OP, "rstd", rows)?;
     gy.expect(OP, "gy", rows * cols)?;
+    let [mut x_t, mut gy_t] = [None, None];
+    let (x, gy) = (wide(b, x, &mut x_t)?, wide(b, gy, &mut gy_t)?);
     let xh = scale(b, op, x, rstd, [rows, 1])?;
     if let Some(dw) = dw {
         b.reduce(Reduce::Sum, [1, rows, cols], zip_same(b, Zip::Mul, gy, xh.view())?.view(), dw)?;
@@ -99,6 +103,8 @@ pub(crate) fn layer_norm_forward<B: Backend + ?Sized>(
     y.expect(OP, "y", rows * cols)?;
     mean.expect(OP, "mean", rows)?;
     rstd.expect(OP, "rstd", rows)?;
+    let mut x_t = None;
+    let x = wide(b, x, &mut x_t)?;
     let sum = x.reduce(b, Reduce::Sum, [rows, cols, 1])?;
     b.map(Map::Affine(1.0 / cols as f64, 0.0), sum.view(), mean.reborrow().set())?;
     let centred = zip(b, Zip::Sub, (x, [rows, cols]), (mean.as_in(), [rows, 1]))?;
@@ -129,6 +135,8 @@ pub(crate) fn layer_norm_backward<B: Backend + ?Sized>(
     mean.expect(OP, "mean", rows)?;
     rstd.expect(OP, "rstd", rows)?;
     gy.expect(OP, "gy", rows * cols)?;
+    let [mut x_t, mut gy_t] = [None, None];
+    let (x, gy) = (wide(b, x, &mut x_t)?, wide(b, gy, &mut gy_t)?);
     if let Some(db) = db {
         b.reduce(Reduce::Sum, [1, rows, cols], gy, db)?;
     }

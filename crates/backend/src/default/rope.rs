@@ -1,6 +1,6 @@
 //! Rotary position embedding (Su et al. 2021, RoFormer), in the half-split layout.
 
-use super::temp::{Temp, zip, zip_into};
+use super::temp::{Temp, rounded, wide, zip, zip_into};
 use crate::{Backend, Block, Error, In, Result, Rope, Slot, Zip};
 
 pub(crate) fn rope<B: Backend + ?Sized>(
@@ -9,10 +9,10 @@ pub(crate) fn rope<B: Backend + ?Sized>(
     x: In<'_>,
     cos: In<'_>,
     sin: In<'_>,
-    mut y: Slot<'_>,
+    y: Slot<'_>,
 ) -> Result<()> {
     const OP: &str = "rope";
-    let &Rope { batch, seq, heads, dim, start, positions, inverse } = op;
+    let &Rope { batch, seq, heads, dim, start, positions, .. } = op;
     if dim % 2 != 0 {
         return Err(Error::invalid(OP, format!("head dimension {dim} is odd")));
     }
@@ -28,6 +28,14 @@ pub(crate) fn rope<B: Backend + ?Sized>(
     if rows * half == 0 {
         return Ok(());
     }
+    let mut x_t = None;
+    let x = wide(b, x, &mut x_t)?;
+    rounded(b, y, |y| turn(b, op, x, cos, sin, y))
+}
+
+fn turn<B: Backend + ?Sized>(b: &B, op: &Rope, x: In<'_>, cos: In<'_>, sin: In<'_>, mut y: Slot<'_>) -> Result<()> {
+    let &Rope { batch, seq, heads, dim, start, inverse, .. } = op;
+    let (half, rows) = (dim / 2, batch * seq * heads);
     let split = Block { rows, cols: half, src_stride: dim, dst_stride: half };
     let join = Block { rows, cols: half, src_stride: half, dst_stride: dim };
     let (shape, table) = ([batch, seq, heads, half], [1, seq, 1, half]);

@@ -1,6 +1,6 @@
 //! Softmax over rows, and the log-sum-exp that attention and cross entropy share with it.
 
-use super::temp::{Temp, zip, zip_into, zip_same};
+use super::temp::{Temp, wide, zip, zip_into, zip_same};
 use crate::{Backend, In, Map, Matrix, Out, Reduce, Result, Slot, Zip};
 
 /// What [`exp_rows`] gives.
@@ -35,7 +35,8 @@ pub(crate) fn softmax_forward<B: Backend + ?Sized>(b: &B, op: &Matrix, x: In<'_>
     let &Matrix { rows, cols } = op;
     x.expect(OP, "x", rows * cols)?;
     y.expect(OP, "y", rows * cols)?;
-    let e = exp_rows(b, rows, cols, x)?;
+    let mut x_t = None;
+    let e = exp_rows(b, rows, cols, wide(b, x, &mut x_t)?)?;
     zip_into(b, Zip::Div, (e.exp.view(), [rows, cols]), (e.sum.view(), [rows, 1]), y.set())
 }
 
@@ -51,6 +52,8 @@ pub(crate) fn softmax_backward<B: Backend + ?Sized>(
     y.expect(OP, "y", rows * cols)?;
     gy.expect(OP, "gy", rows * cols)?;
     dx.out.expect(OP, "dx", rows * cols)?;
+    let [mut y_t, mut gy_t] = [None, None];
+    let (y, gy) = (wide(b, y, &mut y_t)?, wide(b, gy, &mut gy_t)?);
     let sum = zip_same(b, Zip::Mul, gy, y)?.view().reduce(b, Reduce::Sum, [rows, cols, 1])?;
     let centred = zip(b, Zip::Sub, (gy, [rows, cols]), (sum.view(), [rows, 1]))?;
     zip_into(b, Zip::Mul, (y, [rows, cols]), (centred.view(), [rows, cols]), dx)

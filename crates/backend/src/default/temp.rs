@@ -53,6 +53,28 @@ impl Temp {
     }
 }
 
+/// Activations in the dtype that they are computed in: themselves, or a copy that `keep` holds.
+pub(super) fn wide<'a, B: Backend + ?Sized>(b: &B, x: In<'a>, keep: &'a mut Option<Temp>) -> Result<In<'a>> {
+    if x.dtype.wide() == x.dtype {
+        return Ok(x);
+    }
+    Ok(keep.insert(x.cast(b, x.dtype.wide())?).view())
+}
+
+/// Runs `f` on a slot of the dtype that is computed in, and rounds what it left there into `slot`, once.
+pub(super) fn rounded<B: Backend + ?Sized>(
+    b: &B,
+    slot: Slot<'_>,
+    f: impl FnOnce(Slot<'_>) -> Result<()>,
+) -> Result<()> {
+    if slot.out.dtype.wide() == slot.out.dtype {
+        return f(slot);
+    }
+    let mut t = Temp::new(b, slot.out.dtype.wide(), slot.out.len)?;
+    f(t.set())?;
+    b.map(Map::Copy, t.view(), slot)
+}
+
 /// Operations whose result is a temporary of the operand's dtype.
 impl In<'_> {
     pub(super) fn cast<B: Backend + ?Sized>(self, b: &B, dtype: DType) -> Result<Temp> {

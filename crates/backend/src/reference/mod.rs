@@ -45,6 +45,10 @@ impl Backend for Reference {
         precision == Precision::Full
     }
 
+    fn supports_activations(&self, dtype: DType) -> bool {
+        dtype.is_float()
+    }
+
     fn stats(&self) -> Stats {
         self.counters.read()
     }

@@ -31,7 +31,7 @@ impl Tensor {
         let scale = scale.unwrap_or_else(|| 1.0 / (dim as f64).sqrt());
         let op = Op { batch, q_len, kv_len, heads, kv_heads, dim, scale, causal, precision: device.precision() };
         let y = Tensor::empty(self.shape(), self.dtype(), device)?;
-        let lse = Tensor::empty(&[batch, heads, q_len], self.dtype(), device)?;
+        let lse = Tensor::empty(&[batch, heads, q_len], self.dtype().wide(), device)?;
         device.backend().attention_forward(
             &op,
             self.read().view(),

@@ -49,7 +49,7 @@ pub(crate) fn give(
         if whole(gy, to) {
             f(slot)?;
         } else {
-            let wide = Tensor::empty(gy.shape(), gy.dtype(), gy.device())?;
+            let wide = Tensor::empty(gy.shape(), gy.dtype().wide(), gy.device())?;
             f(wide.write().set())?;
             sum_to(&wide, to, slot)?;
         }
@@ -73,7 +73,7 @@ pub(crate) fn sum_to(g: &Tensor, to: &[usize], slot: Slot<'_>) -> Result<()> {
         let source = part.as_ref().unwrap_or(g);
         let backend = g.device().backend();
         if at.is_some() {
-            let next = Tensor::empty(&dims, g.dtype(), g.device())?;
+            let next = Tensor::empty(&dims, g.dtype().wide(), g.device())?;
             backend.reduce(Reduce::Sum, sizes, source.read().view(), next.write().set())?;
             part = Some(next);
         } else if let Some(slot) = last.take() {

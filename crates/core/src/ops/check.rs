@@ -21,6 +21,18 @@ pub(crate) fn same_dtype(op: &'static str, tensors: &[&Tensor]) -> Result<()> {
     }
 }
 
+/// Parameters and tables that belong to activations x have the dtype that is kept beside it.
+pub(crate) fn beside(op: &'static str, x: &Tensor, tensors: &[&Tensor]) -> Result<()> {
+    let want = x.dtype().wide();
+    match tensors.iter().find(|t| t.dtype() != want) {
+        Some(t) => {
+            let beside = if want == x.dtype() { want.name().into() } else { format!("{want} beside {}", x.dtype()) };
+            Err(Error::dtype(op, t.label("an operand"), t.dtype(), beside))
+        }
+        None => Ok(()),
+    }
+}
+
 /// A float dtype.
 pub(crate) fn float(op: &'static str, t: &Tensor) -> Result<()> {
     if t.dtype().is_float() { Ok(()) } else { Err(Error::dtype(op, t.label("x"), t.dtype(), "a float dtype")) }
@@ -57,13 +69,13 @@ pub(crate) fn around(op: &'static str, t: &Tensor, at: usize) -> Result<[usize; 
     Ok([s[..at].iter().product(), s[at], s[at + 1..].iter().product()])
 }
 
-/// A matrix that may be stored in another float dtype than x while it is frozen; its gradient has x's.
+/// A matrix that may be stored in another float dtype than x while it is frozen; a trainable one is a parameter beside x.
 pub(crate) fn weight(op: &'static str, what: &str, w: &Tensor, x: DType) -> Result<()> {
     if !w.dtype().is_float() {
         return Err(Error::dtype(op, w.label(what), w.dtype(), "a float dtype"));
     }
-    if w.requires_grad() && w.dtype() != x {
-        return Err(Error::dtype(op, format!("trainable {}", w.label(what)), w.dtype(), x.name()));
+    if w.requires_grad() && w.dtype() != x.wide() {
+        return Err(Error::dtype(op, format!("trainable {}", w.label(what)), w.dtype(), x.wide().name()));
     }
     Ok(())
 }

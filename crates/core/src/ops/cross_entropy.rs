@@ -52,8 +52,8 @@ fn parts(logits: Tensor, targets: &Tensor, parts: &[(usize, f64)], shape: &[usiz
         pieces.push(Part { start, op: Op { rows, vocab, denominator } });
         start += rows;
     }
-    let loss = Tensor::empty(shape, logits.dtype(), logits.device())?;
-    let lse = Tensor::empty(&[rows], logits.dtype(), logits.device())?;
+    let loss = Tensor::empty(shape, logits.dtype().wide(), logits.device())?;
+    let lse = Tensor::empty(&[rows], logits.dtype().wide(), logits.device())?;
     for (i, &Part { start, op }) in pieces.iter().enumerate() {
         logits.device().backend().cross_entropy_forward(
             &op,

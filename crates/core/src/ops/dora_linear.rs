@@ -51,8 +51,8 @@ impl Tensor {
         inputs.extend(bias);
         check::same_device(OP, &[&inputs[..], &[w, squares]].concat())?;
         check::float(OP, self)?;
-        check::same_dtype(OP, &inputs)?;
-        check::same_dtype(OP, &[self, squares])?;
+        check::beside(OP, self, &inputs[1..])?;
+        check::beside(OP, self, &[squares])?;
         check::weight(OP, "W", w, self.dtype())?;
         if w.requires_grad() || squares.requires_grad() {
             return Err(Error::graph(OP, format!("{} is trainable; DoRA is for a frozen weight", w.label("W"))));
@@ -77,7 +77,7 @@ impl Tensor {
         let norm = pair.norm(squares)?;
         let g = zip(Zip::Div, magnitude, &norm, [n], [n])?;
         let v = Tensor::empty(&[m, n], self.dtype(), device)?;
-        let h = Tensor::empty(&[m, r], self.dtype(), device)?;
+        let h = Tensor::empty(&[m, r], a.dtype(), device)?;
         let dropped = dropped(&dropout, self)?;
         let seen = dropped.as_ref().unwrap_or(self);
         pair.with_op(|op| device.backend().lora_forward(op, seen.read().view(), v.write().out(), h.write().out()))?;
@@ -97,7 +97,8 @@ impl Tensor {
                 match bias {
                     None => backend.zip(Zip::Mul, &by_row, v.read().view(), g.read().view(), y.write().set())?,
                     Some(bias) => {
-                        let scaled = zip(Zip::Mul, &v, &g, [m, n], [1, n])?;
+                        let scaled = Tensor::empty(&[m, n], g.dtype(), device)?;
+                        backend.zip(Zip::Mul, &by_row, v.read().view(), g.read().view(), scaled.write().set())?;
                         backend.zip(Zip::Add, &by_row, scaled.read().view(), bias.read().view(), y.write().set())?;
                     }
                 }
@@ -262,8 +263,9 @@ impl Rule for DoraLinear {
         }
         let dm = grads.slot(3)?;
         if let (Some(slot), Some(v)) = (dm.lock().slot(), &self.v) {
-            let t = zip(Zip::Mul, &gy, v, [m * n], [m * n])?;
-            let sum = Tensor::empty(&[n], gy.dtype(), device)?;
+            let t = Tensor::empty(&[m, n], self.g.dtype(), device)?;
+            backend.zip(Zip::Mul, &Broadcast::same(m * n), gy.read().view(), v.read().view(), t.write().set())?;
+            let sum = Tensor::empty(&[n], self.g.dtype(), device)?;
             backend.reduce(Reduce::Sum, [1, m, n], t.read().view(), sum.write().set())?;
             backend.zip(Zip::Div, &Broadcast::same(n), sum.read().view(), self.norm.read().view(), slot)?;
         }

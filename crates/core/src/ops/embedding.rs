@@ -1,6 +1,6 @@
 //! `y[i] = W[ids[i]]`.
 
-use lowrank_backend::{DType, Error, Result, Rows};
+use lowrank_backend::{Error, Result, Rows};
 
 use crate::ops::check;
 use crate::{Grads, Rule, Tensor};
@@ -8,8 +8,9 @@ use crate::{Grads, Rule, Tensor};
 impl Tensor {
     /// Rows of this table `[vocab, dim]` by u32 ids `[…]`: the result is `[…, dim]`.
     ///
-    /// A table stored in bf16 or f16 gives f32 (and cannot be trained); any other gives its own dtype. Make ids with
-    /// [`Tensor::ids`], which checks them on the host.
+    /// The result has the dtype of the device's activations ([`Device::set_activations`](crate::Device::set_activations)); a
+    /// table in f64 gives f64. A table stored in bf16 or f16 cannot be trained. Make ids with [`Tensor::ids`], which checks
+    /// them on the host.
     pub fn embedding(&self, ids: &Tensor) -> Result<Tensor> {
         const OP: &str = "embedding";
         check::same_device(OP, &[self, ids])?;
@@ -17,7 +18,7 @@ impl Tensor {
         let &[rows, width] = self.shape() else {
             return Err(Error::shape(OP, format!("{} must be a matrix", self.label("W"))));
         };
-        let dtype = if matches!(self.dtype(), DType::BF16 | DType::F16) { DType::F32 } else { self.dtype() };
+        let dtype = self.device().activations(self.dtype().wide());
         check::weight(OP, "W", self, dtype)?;
         let op = Rows { rows, width, count: ids.len() };
         let y = Tensor::empty(&[ids.shape(), &[width]].concat(), dtype, self.device())?;

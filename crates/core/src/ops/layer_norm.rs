@@ -11,14 +11,14 @@ impl Tensor {
         const OP: &str = "layer_norm";
         check::same_device(OP, &[self, w, b])?;
         check::float(OP, self)?;
-        check::same_dtype(OP, &[self, w, b])?;
+        check::beside(OP, self, &[w, b])?;
         let (rows, cols) = check::rows_cols(OP, self)?;
         check::shape(OP, "w", w, &[cols])?;
         check::shape(OP, "b", b, &[cols])?;
         let op = Norm { rows, cols, eps };
         let y = Tensor::empty(self.shape(), self.dtype(), self.device())?;
-        let mean = Tensor::empty(&[rows], self.dtype(), self.device())?;
-        let rstd = Tensor::empty(&[rows], self.dtype(), self.device())?;
+        let mean = Tensor::empty(&[rows], w.dtype(), self.device())?;
+        let rstd = Tensor::empty(&[rows], w.dtype(), self.device())?;
         self.device().backend().layer_norm_forward(
             &op,
             self.read().view(),

@@ -8,7 +8,7 @@ use crate::{Grads, Rule, Tensor};
 impl Tensor {
     /// `x Wᵀ + bias`; x is `[…, k]`, W `[n,k]`, bias `[n]`; the result is `[…, n]`.
     ///
-    /// A frozen W may be stored in another float dtype than x; a trainable one has x's.
+    /// A frozen W may be stored in another float dtype than x; a trainable one, and bias, are of [`DType::wide`](crate::DType::wide) of x's.
     pub fn linear(&self, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         const OP: &str = "linear";
         let mut inputs = vec![self, w];
@@ -25,7 +25,7 @@ impl Tensor {
         }
         if let Some(bias) = bias {
             check::shape(OP, "bias", bias, &[n])?;
-            check::same_dtype(OP, &[self, bias])?;
+            check::beside(OP, self, &[bias])?;
         }
         let mut shape = self.shape().to_vec();
         *shape.last_mut().expect("rows_cols has seen a dimension") = n;

@@ -8,7 +8,7 @@ use crate::{Grads, Rule, Tensor};
 impl Tensor {
     /// Rows of this table `[vocab, dim]` by u32 ids `[…]`, plus `scale · (Aᵀ)[ids] Bᵀ`: the result is `[…, dim]`.
     ///
-    /// A is `[r, vocab]`, B `[dim, r]`; the result has their dtype. The table may be trainable; frozen, it may be stored
+    /// A is `[r, vocab]`, B `[dim, r]`; the result has the dtype of the device's activations. The table may be trainable; frozen, it may be stored
     /// in another float dtype.
     pub fn lora_embedding(&self, ids: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
         const OP: &str = "lora_embedding";
@@ -25,7 +25,7 @@ impl Tensor {
         }
         check::shape(OP, "B", b, &[dim, r])?;
         let count = ids.len();
-        let y = Tensor::empty(&[ids.shape(), &[dim]].concat(), a.dtype(), self.device())?;
+        let y = Tensor::empty(&[ids.shape(), &[dim]].concat(), self.device().activations(a.dtype()), self.device())?;
         let h = Tensor::empty(&[count, r], a.dtype(), self.device())?;
         let saved = LoraEmbedding {
             w: self.clone(),

@@ -26,7 +26,7 @@ impl Tensor {
         inputs.extend(bias);
         check::same_device(OP, &inputs)?;
         check::float(OP, self)?;
-        check::same_dtype(OP, &[self, a, b])?;
+        check::beside(OP, self, &[a, b])?;
         check::weight(OP, "W", w, self.dtype())?;
         let (m, k) = check::rows_cols(OP, self)?;
         let (&[n, wk], &[r, ak]) = (w.shape(), a.shape()) else {
@@ -39,14 +39,14 @@ impl Tensor {
         check::shape(OP, "B", b, &[n, r])?;
         if let Some(bias) = bias {
             check::shape(OP, "bias", bias, &[n])?;
-            check::same_dtype(OP, &[self, bias])?;
+            check::beside(OP, self, &[bias])?;
         }
         let device = self.device();
         let dropout = if dropout == 0.0 { None } else { Some(device.dropout_site(dropout)?) };
         let mut shape = self.shape().to_vec();
         *shape.last_mut().expect("rows_cols has seen a dimension") = n;
         let y = Tensor::empty(&shape, self.dtype(), device)?;
-        let h = Tensor::empty(&[m, r], self.dtype(), device)?;
+        let h = Tensor::empty(&[m, r], a.dtype(), device)?;
         let saved = LoraLinear {
             x: self.clone(),
             w: w.clone(),

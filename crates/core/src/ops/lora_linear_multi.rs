@@ -37,7 +37,7 @@ impl Tensor {
         const OP: &str = "lora_linear_multi";
         let mut inputs = vec![self];
         inputs.extend(adapters.iter().flat_map(|l| [&l.a, &l.b]));
-        check::same_dtype(OP, &inputs)?;
+        check::beside(OP, self, &inputs[1..])?;
         let fixed: Vec<&Tensor> = [Some(w), bias].into_iter().flatten().collect();
         check::same_device(OP, &[&inputs[..], &fixed].concat())?;
         check::float(OP, self)?;
@@ -64,14 +64,14 @@ impl Tensor {
         }
         if let Some(bias) = bias {
             check::shape(OP, "bias", bias, &[n])?;
-            check::same_dtype(OP, &[self, bias])?;
+            check::beside(OP, self, &[bias])?;
         }
         let grouped = Grouped::new(m, adapters.len(), rows)?;
         let device = self.device();
         let x = grouped.bring_together(self, k)?;
         let y = Tensor::empty(&[m, n], self.dtype(), device)?;
         let layer = Layer { w: w.clone(), bias: bias.cloned(), adapters: adapters.to_vec(), sizes: [m, n, k] };
-        let h = Tensor::empty(&[layer.kept(&grouped.segments)], self.dtype(), device)?;
+        let h = Tensor::empty(&[layer.kept(&grouped.segments)], self.dtype().wide(), device)?;
         layer.with(&grouped.segments, |op| {
             device.backend().lora_multi_forward(op, x.read().view(), y.write().out(), h.write().out())
         })?;

@@ -11,12 +11,12 @@ impl Tensor {
         const OP: &str = "rms_norm";
         check::same_device(OP, &[self, w])?;
         check::float(OP, self)?;
-        check::same_dtype(OP, &[self, w])?;
+        check::beside(OP, self, &[w])?;
         let (rows, cols) = check::rows_cols(OP, self)?;
         check::shape(OP, "w", w, &[cols])?;
         let op = Norm { rows, cols, eps };
         let y = Tensor::empty(self.shape(), self.dtype(), self.device())?;
-        let rstd = Tensor::empty(&[rows], self.dtype(), self.device())?;
+        let rstd = Tensor::empty(&[rows], w.dtype(), self.device())?;
         self.device().backend().rms_norm_forward(
             &op,
             self.read().view(),

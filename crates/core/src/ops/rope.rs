@@ -97,7 +97,7 @@ impl Tensor {
         let RopeTables { cos, sin } = tables;
         check::same_device(OP, &[self, cos, sin])?;
         check::float(OP, self)?;
-        check::same_dtype(OP, &[self, cos, sin])?;
+        check::beside(OP, self, &[cos, sin])?;
         let (&[batch, seq, heads, dim], &[positions, half]) = (self.shape(), cos.shape()) else {
             let detail = format!("{} is not [B,T,H,D], or {} no matrix", self.label("x"), cos.label("cos"));
             return Err(Error::shape(OP, detail));

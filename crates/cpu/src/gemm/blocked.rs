@@ -28,7 +28,9 @@ use super::side::{GROUP, Side};
 use super::tile::{PackedColumns, PackedRows, Start, multiply_ahead};
 use crate::dropout::Mask;
 use crate::parallel::{Shared, Tile, inside, tasks, with_scratch, with_shared};
+use crate::results::Results;
 use crate::simd;
+use crate::view::FloatsMut;
 
 /// The low-rank branch of a product.
 pub(crate) struct Branch<'a> {
@@ -75,7 +77,7 @@ pub(crate) struct Blocked<'a, 'c> {
     pub b: Operand<'a>,
     pub alpha: f32,
     pub start: Start<'a>,
-    pub c: &'c mut [f32],
+    pub c: FloatsMut<'c>,
 }
 
 /// What is done to a finished tile of c: (first row, first column, tile).
@@ -83,6 +85,9 @@ pub(crate) type Epilogue<'a> = Option<&'a (dyn Fn(usize, usize, &mut Tile<'_>) +
 
 /// Rows that are packed in one phase at most.
 const MAX_ROWS: usize = 4096;
+/// The same where c is rounded, so that all of k has to be summed before it is written: packed rows cannot be few blocks of
+/// depth of many rows, and strips of b are packed anew for every so many.
+const MIN_ROUNDED: usize = 512;
 /// Values of packed rows in one phase: 8 MiB, at which the last level of any cache of 32 MiB keeps them beside the rest.
 const PACKED: usize = 2 << 20;
 
@@ -117,11 +122,16 @@ impl<'a> Blocked<'a, '_> {
                         side(branch).pack(task % blocks, &branch.inner, &out, group.packed);
                     }
                 });
-                let (inner, c) = (&*inner, &Shared::new(c));
+                let rounded = !matches!(c, FloatsMut::F32(_));
+                let (inner, c) = (&*inner, &Results::new(c));
                 let count = groups.iter().map(|group| group.depths(k, compute).count()).max().unwrap_or(0);
-                for i0 in (0..m).step_by(MAX_ROWS) {
-                    let m = MAX_ROWS.min(m - i0);
-                    let work = Work { compute, m, n, k, i0, a, b, alpha, start, groups, inner, c, count };
+                let most = match rounded {
+                    true => (PACKED / (count.max(1) * STRIDE)).clamp(MIN_ROUNDED, MAX_ROWS),
+                    false => MAX_ROWS,
+                };
+                for i0 in (0..m).step_by(most) {
+                    let m = most.min(m - i0);
+                    let work = Work { compute, m, n, k, i0, a, b, alpha, start, groups, inner, c, rounded, count };
                     work.run(epilogue);
                 }
             })
@@ -144,14 +154,16 @@ struct Work<'w, 'a> {
     groups: &'w [Group<'a>],
     /// The packed inner factors.
     inner: &'w [f32],
-    c: &'w Shared<'w, f32>,
+    c: &'w Results<'w>,
+    /// Whether c is stored in another dtype than it is summed in.
+    rounded: bool,
     /// Blocks of depth of the group that has most.
     count: usize,
 }
 
 impl<'w, 'a> Work<'w, 'a> {
     fn run(&self, epilogue: Epilogue<'_>) {
-        let group = (PACKED / (self.m * STRIDE)).max(1);
+        let group = if self.rounded { self.count } else { PACKED / (self.m * STRIDE) }.max(1);
         if self.count == 0 {
             return self.columns(0..0, &[], epilogue);
         }
@@ -231,30 +243,40 @@ impl<'w, 'a> Work<'w, 'a> {
         let flops = (2 * m * n).saturating_mul(blocks.len() * DEPTH);
         tasks(cut.tasks(), flops / 8, |task| {
             let (i, rows, j, cols) = cut.part(task, m, n);
-            // SAFETY: the parts do not overlap.
-            let mut tile = unsafe { self.c.tile((i0 + i) * n + j, rows, cols, n) };
-            with_scratch(cols.next_multiple_of(kernel.cols) * STRIDE, |columns| {
-                for b in blocks.clone() {
-                    let packed = &packed[((b - blocks.start) * m + i) * STRIDE..][..rows * STRIDE];
-                    self.strip(b, [i, j], packed, columns, &mut tile);
-                }
-            });
-            if self.k == 0 && blocks.end == self.count {
-                let empty = |group: &Group<'_>| group.depths(0, compute).count() == 0;
-                for row in self.groups(i, rows).filter(|(group, _)| empty(group)).flat_map(|(_, part)| part) {
-                    match self.start {
-                        Start::Zero => tile.row(row - i).fill(0.0),
-                        Start::Old => {}
-                        Start::Row(start) => tile.row(row - i).copy_from_slice(&start[j..j + cols]),
+            let work = |tile: &mut Tile<'_>| {
+                with_scratch(cols.next_multiple_of(kernel.cols) * STRIDE, |columns| {
+                    for b in blocks.clone() {
+                        let packed = &packed[((b - blocks.start) * m + i) * STRIDE..][..rows * STRIDE];
+                        self.strip(b, [i, j], packed, columns, tile);
                     }
+                });
+                if blocks.end == self.count {
+                    self.finish([i, j], tile, epilogue);
                 }
-            }
-            if let Some(epilogue) = epilogue.filter(|_| blocks.end == self.count) {
-                for at in (0..rows).step_by(GROUP) {
-                    epilogue(i0 + i + at, j, &mut tile.part(at, 0, GROUP.min(rows - at), cols));
-                }
-            }
+            };
+            // SAFETY: the parts do not overlap.
+            unsafe { self.c.lend((i0 + i) * n + j, [rows, cols], n, matches!(self.start, Start::Old), work) };
         });
+    }
+
+    /// What is left to do to a tile when its sums are complete.
+    fn finish(&self, [i, j]: [usize; 2], tile: &mut Tile<'_>, epilogue: Epilogue<'_>) {
+        let (rows, cols) = (tile.rows(), tile.cols());
+        if self.k == 0 {
+            let empty = |group: &Group<'_>| group.depths(0, self.compute).count() == 0;
+            for row in self.groups(i, rows).filter(|(group, _)| empty(group)).flat_map(|(_, part)| part) {
+                match self.start {
+                    Start::Zero => tile.row(row - i).fill(0.0),
+                    Start::Old => {}
+                    Start::Row(start) => tile.row(row - i).copy_from_slice(&start[j..j + cols]),
+                }
+            }
+        }
+        if let Some(epilogue) = epilogue {
+            for at in (0..rows).step_by(GROUP) {
+                epilogue(self.i0 + i + at, j, &mut tile.part(at, 0, GROUP.min(rows - at), cols));
+            }
+        }
     }
 
     /// One block of depths of a strip of columns, for all its rows.

@@ -57,9 +57,10 @@ pub(crate) use tile::{Product, Start, decodes};
 
 use lowrank_backend::{Error, Gemm, In, Mode, Result, Slot};
 
-use crate::parallel::{Shared, Tile, tasks};
+use crate::parallel::{Tile, tasks, with_shared};
 use crate::path::Path;
-use crate::view::{f32s_mut, floats, volume};
+use crate::results::Results;
+use crate::view::{FloatsMut, floats, floats_mut, volume};
 
 /// Columns up to which the right operand is packed once and rows are multiplied as they are packed.
 const FEW_COLUMNS: usize = 128;
@@ -91,23 +92,24 @@ impl Grid {
         self.batch * self.m.div_ceil(self.tile_m) * self.n.div_ceil(self.tile_n)
     }
 
-    /// Runs `f(matrix, i0, j0, tile of c)` for every tile, in parallel if `flops` are worth it.
+    /// Runs `f(matrix, i0, j0, tile of c)` for every tile, in parallel if `flops` are worth it. With [`Mode::Add`], tiles have
+    /// their old content.
     pub(crate) fn run(
         &self,
         flops: usize,
-        c: &mut [f32],
+        c: FloatsMut<'_>,
+        mode: Mode,
         f: impl Fn(usize, usize, usize, &mut Tile<'_>) + Sync + Send,
     ) {
         let (rows, cols) = (self.m.div_ceil(self.tile_m), self.n.div_ceil(self.tile_n));
-        let c = Shared::new(c);
+        let c = Results::new(c);
         tasks(self.tiles(), flops / 8, |task| {
             let (matrix, task) = (task / (rows * cols), task % (rows * cols));
             let (i0, j0) = (task / cols * self.tile_m, task % cols * self.tile_n);
             let (tm, tn) = (self.tile_m.min(self.m - i0), self.tile_n.min(self.n - j0));
             let start = (matrix * self.m + i0) * self.n + j0;
             // SAFETY: the tiles of the partition do not overlap.
-            let mut tile = unsafe { c.tile(start, tm, tn, self.n) };
-            f(matrix, i0, j0, &mut tile);
+            unsafe { c.lend(start, [tm, tn], self.n, mode == Mode::Add, |tile| f(matrix, i0, j0, tile)) };
         });
     }
 }
@@ -118,38 +120,51 @@ pub(crate) fn flops(sizes: [usize; 3]) -> usize {
 }
 
 /// `c [m,n] (+)= alpha a b`, contiguous.
-pub(crate) fn multiply(
+pub(crate) fn multiply<'a>(
     compute: impl Into<Compute>,
     [m, n, k]: [usize; 3],
     a: Operand<'_>,
     b: Operand<'_>,
     alpha: f32,
     mode: Mode,
-    c: &mut [f32],
+    c: impl Into<FloatsMut<'a>>,
 ) {
-    let compute = compute.into();
+    let (compute, c) = (compute.into(), c.into());
     let path = compute.path;
     if decodes(m, &a, &b) {
         let product = Product::new(path, m, k, a, b);
-        return Grid::new(1, m, n).run(flops([m, n, k]), c, |_, i0, j0, tile| {
+        return Grid::new(1, m, n).run(flops([m, n, k]), c, mode, |_, i0, j0, tile| {
             product.scaled_tile(i0, j0, alpha, mode, tile);
         });
     }
     if a.trans && !b.trans && m.min(n) <= few_rows::FEW {
-        return if m <= n {
-            few_rows::few_rows(path, [m, n, k], a, b, alpha, mode, false, c)
-        } else {
-            few_rows::few_rows(path, [n, m, k], b.t(), a.t(), alpha, mode, true, c)
-        };
+        return whole(c, mode, |c| match m <= n {
+            true => few_rows::few_rows(path, [m, n, k], a, b, alpha, mode, false, c),
+            false => few_rows::few_rows(path, [n, m, k], b.t(), a.t(), alpha, mode, true, c),
+        });
     }
     if n <= FEW_COLUMNS && k > 0 {
-        return side::few_columns(path, [m, n, k], a, b, alpha, mode, c);
+        return whole(c, mode, |c| side::few_columns(path, [m, n, k], a, b, alpha, mode, c));
     }
     let start = if mode == Mode::Add { Start::Old } else { Start::Zero };
     Blocked { compute, m, n, k, a, b, alpha, start, c }.run(None, None);
 }
 
-/// See [`Gemm`]. The result is f32.
+/// A thin result in f32, rounded when it is done if it is stored otherwise.
+fn whole(c: FloatsMut<'_>, mode: Mode, f: impl FnOnce(&mut [f32])) {
+    match c {
+        FloatsMut::F32(c) => f(c),
+        mut c => with_shared(c.len(), |values| {
+            if mode == Mode::Add {
+                c.as_floats().load(0, values);
+            }
+            f(values);
+            c.store(values);
+        }),
+    }
+}
+
+/// See [`Gemm`].
 pub(crate) fn gemm(path: Path, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) -> Result<()> {
     const OP: &str = "gemm";
     let compute = Compute::new(OP, path, op.precision)?;
@@ -160,7 +175,7 @@ pub(crate) fn gemm(path: Path, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) -> 
     let a = floats(OP, "a", a, volume(OP, &[batch, m, k])?)?;
     let b = floats(OP, "b", b, volume(OP, &[batch, k, n])?)?;
     let mode = c.mode;
-    let c = f32s_mut(OP, "c", c.out, volume(OP, &[batch, m, n])?)?;
+    let c = floats_mut(OP, "c", c.out, volume(OP, &[batch, m, n])?)?;
     let operand = |data, trans, rows: usize, cols: usize| {
         if trans { Operand::new(data, rows).t() } else { Operand::new(data, cols) }
     };
@@ -170,7 +185,7 @@ pub(crate) fn gemm(path: Path, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) -> 
         return Ok(());
     }
     let work = flops([m, n, k]).saturating_mul(batch);
-    Grid::new(batch, m, n).run(work, c, |matrix, i0, j0, tile| {
+    Grid::new(batch, m, n).run(work, c, mode, |matrix, i0, j0, tile| {
         let product = Product::new(path, m, k, a.at(matrix * m * k), b.at(matrix * k * n));
         product.scaled_tile(i0, j0, alpha as f32, mode, tile);
     });

@@ -58,6 +58,15 @@ fn equals_its_definition() {
     against_reference("one kv head, negative scale", 2e-6, |b| run(b, &op, false));
 }
 
+/// Blocks of queries of two key/value heads in more than one wave; with one and two threads whole heads are shared out.
+#[test]
+fn backward_in_waves() {
+    for (causal, add) in [(true, false), (false, true)] {
+        let op = Attention { batch: 1, q_len: 300, kv_len: 320, heads: 6, causal, ..SMALL };
+        against_reference(&format!("{op:?}"), 2e-6, |b| run(b, &op, add));
+    }
+}
+
 /// Two keys with scores 0 and ln 3: weights ¼ and ¾.
 #[test]
 fn by_hand() {

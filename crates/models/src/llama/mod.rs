@@ -91,7 +91,7 @@ impl Llama {
 
     /// A cache for one sequence of up to `capacity` tokens, at most `max_position_embeddings`.
     pub fn new_cache(&self, capacity: usize) -> Result<KvCache> {
-        KvCache::new(&self.config, capacity, self.dtype, &self.device)
+        KvCache::new(&self.config, capacity, self.device.activations(self.dtype), &self.device)
     }
 
     /// Feeds the next tokens of a sequence and returns the logits `[1,vocab]` after the last of them.
