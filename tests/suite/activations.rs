@@ -89,8 +89,7 @@ pub fn trials(target: &Target) -> Vec<Trial> {
         return Vec::new();
     }
     let rounding = target.rounds_products();
-    let wanted =
-        |op: &str| if rounding { PRODUCTS.contains(&op) && op != "attention" } else { !COMPOSED.contains(&op) };
+    let wanted = |op: &str| if rounding { PRODUCTS.contains(&op) } else { !COMPOSED.contains(&op) };
     let ops = cases::by_op().iter().filter(|(op, _)| wanted(op));
     ops.map(|(op, rows)| {
         let target = target.clone();

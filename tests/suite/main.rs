@@ -102,7 +102,7 @@ fn over_table(target: &Target) -> Vec<Trial> {
             continue; // sums of ranks are rounded
         }
         for (op, cases) in cases::by_op() {
-            if target.rounds_products() && !["linear", "lora_linear"].contains(op) {
+            if target.rounds_products() && !["linear", "lora_linear", "attention"].contains(op) {
                 continue;
             }
             let cases: Vec<&'static Case> = cases.iter().filter(|case| takes(case)).collect();
