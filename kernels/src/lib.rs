@@ -38,8 +38,14 @@ macro_rules! modules {
 }
 
 modules! {
-    /// Attention forward and backward.
+    /// Attention forward and backward in f32.
     ATTENTION = "attention";
+    /// What its gradients subtract: gy · y.
+    ATTENTION_DELTA = "attention_delta";
+    /// Attention on tensor cores, heads of up to 64 elements.
+    ATTENTION_TC_64 = "attention_tc_64";
+    /// Heads of up to 128.
+    ATTENTION_TC_128 = "attention_tc_128";
     /// Operands rounded to bf16 for Hopper's kernels.
     BF16_ROWS = "bf16_rows";
     /// Strided copies and constants.
