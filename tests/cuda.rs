@@ -242,3 +242,10 @@ fn adapters_in_one_batch_have_the_bits_of_each_alone() -> Outcome {
     let Some(device) = device("cuda") else { return Ok(()) };
     adapters_share_a_batch(device, LENGTH)
 }
+
+#[test]
+fn so_they_have_with_activations_in_bf16() -> Outcome {
+    let Some(device) = device("cuda") else { return Ok(()) };
+    device.set_activations(DType::BF16)?;
+    adapters_share_a_batch(device, LENGTH)
+}
