@@ -2,7 +2,7 @@
 
 use libtest_mimic::{Failed, Trial};
 use lowrank_core::ops::RowAdapter;
-use lowrank_core::{Device, Tensor, no_grad};
+use lowrank_core::{DType, Device, Tensor, no_grad};
 use lowrank_lora::{Adapter, Init, LoraConfig, attach};
 
 use crate::case::Case;
@@ -142,21 +142,24 @@ fn rows_of_many_adapters(target: &Target) -> Outcome {
 }
 
 /// Two whole training steps of the small Llama, dropout and clipping included.
-pub fn whole_step() -> Trial {
-    Trial::test("determinism/cpu/training-step-of-llama", || {
-        let first = with_threads(1, two_steps)??;
-        for threads in THREADS {
-            for (again, first) in with_threads(threads, two_steps)??.iter().zip(&first) {
-                same_bits(&format!("{} with {threads} threads", first.0), &again.1, &first.1)?;
+pub fn whole_step() -> [Trial; 2] {
+    [DType::F32, DType::BF16].map(|activations| {
+        Trial::test(format!("determinism/cpu/training-step-of-llama-{activations}"), move || {
+            let first = with_threads(1, || two_steps(activations))??;
+            for threads in THREADS {
+                for (again, first) in with_threads(threads, || two_steps(activations))??.iter().zip(&first) {
+                    same_bits(&format!("{} with {threads} threads", first.0), &again.1, &first.1)?;
+                }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })
 }
 
 /// Losses and all adapter weights.
-fn two_steps() -> Result<Vec<(String, Vec<f64>)>, Failed> {
+fn two_steps(activations: DType) -> Result<Vec<(String, Vec<f64>)>, Failed> {
     let device = Device::from_name("cpu")?;
+    device.set_activations(activations)?;
     let mut model = crate::golden::glass(&device)?;
     let config = LoraConfig { r: 8, dropout: 0.1, init: Init::BothRandom, ..LoraConfig::default() };
     let adapter = Adapter::create(&model, "default", config, 1)?;

@@ -61,10 +61,10 @@ fn main() {
     trials.extend(gradient::finite_differences());
     for target in &targets {
         trials.extend(over_table(target));
+        trials.extend(activations::trials(target));
         if target.rounds_products() {
             continue;
         }
-        trials.extend(activations::trials(target));
         trials.extend(named("hand", target, hand::CHECKS));
         trials.extend(named("flow", target, flow::CHECKS));
         // The reference is the oracle of operations; for whole models PEFT is, and plain loops would take minutes.
@@ -79,7 +79,7 @@ fn main() {
     }
     trials.extend(activations::on_paths());
     trials.extend(narrow::trials());
-    trials.push(determinism::whole_step());
+    trials.extend(determinism::whole_step());
     trials.push(gguf::trial());
     let conclusion = libtest_mimic::run(&arguments, trials);
     report::print();

@@ -26,6 +26,9 @@ pub struct DeviceArgs {
     /// How products are computed: full, bf16x3, tf32 or bf16
     #[arg(long, value_name = "P", default_value = "full", value_parser = precision)]
     pub precision: Precision,
+    /// Storage of activations: f32, or bf16 for half the memory
+    #[arg(long, value_name = "T", default_value = "f32", value_parser = storage)]
+    pub activations: DType,
 }
 
 impl DeviceArgs {
@@ -44,6 +47,7 @@ impl DeviceArgs {
             complain(&format!("note: no GPU was found, only {name}: the processor itself, slower than --device cpu"));
         }
         device.set_precision(self.precision)?;
+        device.set_activations(self.activations)?;
         Ok(device)
     }
 

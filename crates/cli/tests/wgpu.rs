@@ -83,7 +83,9 @@ fn every_command_gives_what_the_cpu_gives() {
     let lines = |i: usize| healthy[i].lines().count();
     assert_eq!(lines(0), lines(1), "{healthy:?}");
     // The driver writes to stderr too.
-    let refused = run(dir, &["eval", "--data", "text.txt", "--device", "wgpu:0", "--precision", "bf16"]);
-    let error = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && error.contains("bf16") && error.contains("wgpu:0"), "{error}");
+    for option in ["--precision", "--activations"] {
+        let refused = run(dir, &["eval", "--data", "text.txt", "--device", "wgpu:0", option, "bf16"]);
+        let error = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && error.contains("bf16") && error.contains("wgpu:0"), "{error}");
+    }
 }

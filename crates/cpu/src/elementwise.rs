@@ -1,10 +1,11 @@
 //! Elementwise functions of one and of two operands, with broadcasting.
 
-use lowrank_backend::{Broadcast, DType, In, MAX_RANK, Map, Result, Slot, Zip, math};
+use lowrank_backend::{Broadcast, DType, In, MAX_RANK, Map, Result, Slot, Zip};
 
 use crate::math::{exp, silu, silu_grad};
 use crate::parallel::float_pieces;
 use crate::simd::kernel;
+use crate::special::{gelu_erf, gelu_erf_grad, gelu_tanh, gelu_tanh_grad, ln, tanh};
 use crate::view::{BLOCK, Floats, floats, floats_mut, u32s};
 
 kernel! {
@@ -25,11 +26,11 @@ kernel! {
                 each!(x => c * x + d);
             }
             Map::Exp => each!(x => exp::<FMA>(x)),
-            Map::Log => each!(x => x.ln()),
+            Map::Log => each!(x => ln::<FMA>(x)),
             Map::Sqrt => each!(x => x.sqrt()),
             Map::Recip => each!(x => 1.0 / x),
             Map::Square => each!(x => x * x),
-            Map::Tanh => each!(x => x.tanh()),
+            Map::Tanh => each!(x => tanh::<FMA>(x)),
             // Comparisons with NaN are false, so NaN stays.
             Map::Min(c) => {
                 let c = c as f32;
@@ -41,8 +42,8 @@ kernel! {
             }
             Map::Relu => each!(x => if x < 0.0 { 0.0 } else { x }),
             Map::Silu => each!(x => silu::<FMA>(x)),
-            Map::GeluErf => each!(x => math::gelu_erf(f64::from(x)) as f32),
-            Map::GeluTanh => each!(x => math::gelu_tanh(f64::from(x)) as f32),
+            Map::GeluErf => each!(x => gelu_erf::<FMA>(x)),
+            Map::GeluTanh => each!(x => gelu_tanh::<FMA>(x)),
         }
     }
 }
@@ -82,8 +83,8 @@ kernel! {
             Zip::Equal => each!(a, b => if a == b { 1.0 } else { 0.0 }),
             Zip::ReluGrad => each!(a, b => if a > 0.0 { b } else { 0.0 }),
             Zip::SiluGrad => each!(a, b => silu_grad::<FMA>(a) * b),
-            Zip::GeluErfGrad => each!(a, b => math::gelu_erf_grad(f64::from(a)) as f32 * b),
-            Zip::GeluTanhGrad => each!(a, b => math::gelu_tanh_grad(f64::from(a)) as f32 * b),
+            Zip::GeluErfGrad => each!(a, b => gelu_erf_grad::<FMA>(a) * b),
+            Zip::GeluTanhGrad => each!(a, b => gelu_tanh_grad::<FMA>(a) * b),
         }
     }
 }

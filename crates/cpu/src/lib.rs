@@ -4,7 +4,7 @@
 //! of products, tables, casts and, by way of f32, elementwise operations. f64 belongs to the reference device.
 //!
 //! * `buffer`, `view`: memory, and the checked way from untyped views to slices.
-//! * `parallel`, `simd`, `math`: how work is cut, vectorised loops, and eˣ.
+//! * `parallel`, `simd`, `math`, `special`: how work is cut, vectorised loops, eˣ, and what is made of it.
 //! * one file per operation, named as in the trait; `gemm` is the only one that knows how products are computed.
 //!
 //! Results are the same bits for any number of threads: no sum is split between tasks, or only by sizes. A row of a product has the same bits alone and in any batch above 16 rows (see `gemm`).
@@ -34,6 +34,7 @@ mod rope;
 mod rows;
 mod simd;
 mod softmax;
+mod special;
 mod swiglu;
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,11 @@
 
 use crate::simd::{LANES, fma, kernel, sum_lanes};
 
+/// 355/512; 9 bits, so n times it is exact.
+pub(crate) const LN2_HIGH: f32 = 0.693_359_4;
+/// ln 2 − 355/512.
+pub(crate) const LN2_LOW: f32 = -0.000_212_194_44;
+
 /// eˣ to 2 ulp, with the right limits: 0 below −104, ∞ above 88.73, NaN for NaN.
 ///
 /// x = n·ln 2 + r with |r| ≤ ½ ln 2 (Cody & Waite 1980: ln 2 in two parts, the first with few bits so that its multiples
@@ -9,10 +14,12 @@ use crate::simd::{LANES, fma, kernel, sum_lanes};
 /// results come out right.
 #[inline(always)]
 pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
-    /// 355/512; 9 bits, so n times it is exact.
-    const LN2_HIGH: f32 = 0.693_359_4;
-    /// ln 2 − 355/512.
-    const LN2_LOW: f32 = -0.000_212_194_44;
+    exp_sum::<FMA>(x, -0.0)
+}
+
+/// e^(x + more) for an x of many bits in two parts, |more| ≤ 0.07; the limits are those of x.
+#[inline(always)]
+pub(crate) fn exp_sum<const FMA: bool>(x: f32, more: f32) -> f32 {
     /// Adding it rounds to an integer, which is then in the low bits.
     const MAGIC: f32 = 12_582_912.0;
     // Comparisons with NaN are false, so NaN passes.
@@ -21,7 +28,7 @@ pub(crate) fn exp<const FMA: bool>(x: f32) -> f32 {
     let shifted = fma::<FMA>(x, std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
     let r = fma::<FMA>(n, -LN2_HIGH, x);
-    let r = fma::<FMA>(n, -LN2_LOW, r);
+    let r = fma::<FMA>(n, -LN2_LOW, r) + more;
     let mut p = 1.0 / 5040.0;
     p = fma::<FMA>(p, r, 1.0 / 720.0);
     p = fma::<FMA>(p, r, 1.0 / 120.0);

@@ -4,7 +4,7 @@ mod common;
 
 use common::{adapter, alone, config, dataset, list, model};
 use lowrank_core::DType;
-use lowrank_lora::{Init, LoraConfig, Method};
+use lowrank_lora::{Host, Init, LoraConfig, Method};
 use lowrank_train::{Length, Options, Plan};
 
 fn method(method: Method, targets: &str) -> LoraConfig {
@@ -16,8 +16,9 @@ fn options(batch: usize, grad_accum: usize, eval_batch: usize) -> Options {
 }
 
 /// Predicted and measured peak of a run of two steps, in bytes.
-fn peaks(dtype: DType, config: LoraConfig, seq_len: usize, options: &Options) -> (f64, f64) {
+fn peaks([dtype, activations]: [DType; 2], config: LoraConfig, seq_len: usize, options: &Options) -> (f64, f64) {
     let mut model = model(dtype);
+    model.device().set_activations(activations).unwrap();
     let data = dataset(&model, seq_len);
     let adapter = adapter(&model, config, 0);
     let plan = Plan::new(&model, &adapter, &data, options);
@@ -63,11 +64,16 @@ fn predicted_memory_is_what_is_measured() {
     ];
     let mut worst: f64 = 0.0;
     for (name, dtype, config, seq_len, options) in cases {
-        let (predicted, measured) = peaks(dtype, config, seq_len, &options);
-        let error = predicted / measured - 1.0;
-        println!("{name:16} predicted {predicted:>10} measured {measured:>10} {:+.2} %", 100.0 * error);
-        assert!(error.abs() < 0.05, "{name}: predicted {predicted}, measured {measured}");
-        worst = worst.max(error.abs());
+        for activations in [DType::F32, DType::BF16] {
+            let (predicted, measured) = peaks([dtype, activations], config.clone(), seq_len, &options);
+            let error = predicted / measured - 1.0;
+            println!(
+                "{name:22} {activations:4} predicted {predicted:>10} measured {measured:>10} {:+.3} %",
+                100.0 * error
+            );
+            assert!(error.abs() < 0.01, "{name}, {activations}: predicted {predicted}, measured {measured}");
+            worst = worst.max(error.abs());
+        }
     }
     println!("worst {:.2} %", 100.0 * worst);
 }

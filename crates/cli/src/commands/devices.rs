@@ -61,7 +61,15 @@ fn describe(device: &Device) -> String {
     let precisions = [Precision::Full, Precision::Bf16x3, Precision::Tf32, Precision::Bf16];
     let precisions: Vec<_> =
         precisions.into_iter().filter(|&p| backend.supports_precision(p)).map(Precision::name).collect();
+    let activations = [DType::F32, DType::BF16].into_iter().filter(|&d| backend.supports_activations(d));
+    let activations: Vec<_> = activations.map(DType::name).collect();
     let threads =
         if device.name() == "cpu" { format!(", {} threads", rayon::current_num_threads()) } else { String::new() };
-    format!("{}{threads}: dtypes {}; precision {}", device.name(), dtypes.join(" "), precisions.join(" "))
+    format!(
+        "{}{threads}: dtypes {}; precision {}; activations {}",
+        device.name(),
+        dtypes.join(" "),
+        precisions.join(" "),
+        activations.join(" ")
+    )
 }

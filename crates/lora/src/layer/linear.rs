@@ -36,7 +36,7 @@ impl Linear {
     /// The layer with what this slot says.
     pub(super) fn through(&self, slot: &Slot, x: &Tensor) -> Result<Tensor> {
         if let Some(probe) = &slot.probe {
-            probe.input(x)?;
+            probe.input(&super::probe::wide(x)?)?;
         }
         let (w, bias) = (slot.weight(&self.weight), slot.bias.as_ref().or(self.bias.as_ref()));
         let y = match slot.pair() {

@@ -9,7 +9,7 @@ use crate::{Error, Result};
 /// Sees a linear layer's inputs and the gradients of its outputs. Set by what looks at a model (inits from data); it
 /// changes nothing that the layer computes.
 pub trait Probe: Send + Sync {
-    /// In forward, before anything is computed: x `[…, k]`.
+    /// In forward, before anything is computed: x `[…, k]`; in f32 where activations have 16 bits, as everything here.
     fn input(&self, x: &Tensor) -> Result<()> {
         let _ = x;
         Ok(())
@@ -27,6 +27,11 @@ pub trait Probe: Send + Sync {
     }
 }
 
+/// Activations as what looks at them computes.
+pub(super) fn wide(x: &Tensor) -> lowrank_core::Result<Tensor> {
+    x.detach().cast(x.dtype().wide())
+}
+
 /// Shows a probe the gradient of y, the layer's output for x.
 pub(super) fn listen(probe: &Arc<dyn Probe>, x: &Tensor, y: Tensor) -> Tensor {
     if !probe.wants_gradient() {
@@ -34,7 +39,8 @@ pub(super) fn listen(probe: &Arc<dyn Probe>, x: &Tensor, y: Tensor) -> Tensor {
     }
     let (probe, x) = (probe.clone(), x.detach());
     y.tap(move |gy| {
-        probe.gradient(&x, gy).map_err(|e| match e {
+        let [x, gy] = [wide(&x)?, wide(gy)?];
+        probe.gradient(&x, &gy).map_err(|e| match e {
             Error::Tensor(e) => e,
             other => lowrank_core::Error::invalid("probe", other.to_string()),
         })

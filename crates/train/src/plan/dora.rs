@@ -24,12 +24,12 @@ impl Tape {
             self.alloc(n)
         };
         let g = self.alloc(n);
-        let (v, h) = (self.alloc(m * n), self.alloc(m * r));
-        let _dropped = l.dropout.then(|| self.alloc(m * k));
+        let (v, h) = (self.activations(m * n), self.alloc(m * r));
+        let _dropped = l.dropout.then(|| self.activations(m * k));
         drop(self.alloc(m * r));
         let y = self.fresh(m * n);
         let _rest = match (l.dropout, l.has_bias) {
-            (true, _) => Some(self.alloc(m * k)),
+            (true, _) => Some(self.activations(m * k)),
             (false, true) => Some(self.alloc(m * n)),
             (false, false) => None,
         };
@@ -53,15 +53,15 @@ impl Dora {
         let [dx, da, db] = [0, 1, 2].map(|i| grads.slot(i));
         let (has_x, has_a, has_b) = (dx.is_some(), da.is_some(), db.is_some());
         if has_x || has_a || has_b {
-            let _t = tape.alloc(m * n);
-            let _dropped = self.dropout.then(|| tape.alloc(m * k));
-            let apart = (self.dropout && has_x).then(|| tape.alloc(m * k));
+            let _t = tape.activations(m * n);
+            let _dropped = self.dropout.then(|| tape.activations(m * k));
+            let apart = (self.dropout && has_x).then(|| tape.activations(m * k));
             drop(tape.alloc(m * r));
             let one = |wanted: bool, flops: usize| if wanted { flops } else { 0 };
             let branch = one(has_b, 2 * m * n * r) + one(has_a, 2 * m * k * r) + one(has_x, 2 * m * k * r);
             tape.meter.backward(one(has_x || has_a, 2 * m * n * r) + branch + one(has_x, 2 * m * n * k));
             if apart.is_some() {
-                let _base_and_difference = [tape.alloc(m * k), tape.alloc(m * k)];
+                let _base_and_difference = [tape.activations(m * k), tape.activations(m * k)];
                 tape.meter.backward(2 * m * n * k);
             }
         }

@@ -153,7 +153,7 @@ pub(super) fn play(model: &Llama, adapter: &Adapter, sizes: &Sizes) -> (Memory, 
             meter.alloc(Part::Adapter, held),
         ]
     };
-    let size = model.dtype().size();
+    let size = [model.device().activations(model.dtype()).size(), model.dtype().size()];
 
     let meter = Meter::default();
     let _fixed = fixed(&meter);

@@ -146,7 +146,7 @@ impl Tape {
             (None, _) => self.product(x, [m, n, k], [&l.w, &l.bias]),
             (Some(r), None) => self.lora(x, [m, n, k], r, [&l.w, &l.a, &l.b, &l.bias], Vec::new()),
             (Some(r), Some(o)) if !l.dropout => {
-                let joined = |part: &Rc<Meta>, len: usize| self.record(self.fresh(len), &[part], || Rule::Concat);
+                let joined = |part: &Rc<Meta>, len: usize| self.record(self.fresh_wide(len), &[part], || Rule::Concat);
                 let (a, b) = (joined(&l.a, 2 * r * k), joined(&l.b, 2 * r * n));
                 self.lora(x, [m, n, k], 2 * r, [&l.w, &a.meta, &b.meta, &l.bias], vec![a.clone(), b.clone()])
             }
@@ -244,7 +244,7 @@ impl Tape {
 
     /// Takes the logits, over which backward writes their gradient.
     pub(super) fn cross_entropy(&self, logits: Shadow, rows: usize) -> Shadow {
-        let (loss, lse) = (self.fresh(1), self.alloc(rows));
+        let (loss, lse) = (self.fresh_wide(1), self.alloc(rows));
         let Shadow { meta, storage } = logits;
         self.record(loss, &[&meta], || Rule::CrossEntropy { logits: storage, _lse: lse })
     }

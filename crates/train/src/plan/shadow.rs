@@ -31,32 +31,45 @@ struct Node {
     rule: Rule,
 }
 
-/// Whether operations record themselves, how large an element is, and the account.
+/// Whether operations record themselves, how large elements are, and the account.
 pub(super) struct Tape {
     pub(super) meter: Meter,
+    /// Of activations.
     pub(super) size: usize,
+    /// Of parameters, statistics and sums.
+    wide: usize,
     pub(super) recording: bool,
     next: RefCell<u64>,
 }
 
 impl Tape {
-    pub(super) fn new(meter: &Meter, size: usize, recording: bool) -> Self {
-        Tape { meter: meter.clone(), size, recording, next: RefCell::new(0) }
+    pub(super) fn new(meter: &Meter, [size, wide]: [usize; 2], recording: bool) -> Self {
+        Tape { meter: meter.clone(), size, wide, recording, next: RefCell::new(0) }
     }
 
-    /// A result of `len` elements that nothing leads to yet.
+    /// A result of `len` activations that nothing leads to yet.
     pub(super) fn fresh(&self, len: usize) -> Shadow {
-        self.over(self.alloc(len), len * self.size)
+        self.over(self.activations(len), len * self.size)
     }
 
-    /// Memory of `len` elements.
-    pub(super) fn alloc(&self, len: usize) -> Rc<Bytes> {
+    /// Memory of `len` activations.
+    pub(super) fn activations(&self, len: usize) -> Rc<Bytes> {
         self.meter.alloc(Part::Activations, len * self.size)
+    }
+
+    /// A result of `len` wide elements that nothing leads to yet.
+    pub(super) fn fresh_wide(&self, len: usize) -> Shadow {
+        self.over(self.alloc(len), len * self.wide)
+    }
+
+    /// Memory of `len` wide elements.
+    pub(super) fn alloc(&self, len: usize) -> Rc<Bytes> {
+        self.meter.alloc(Part::Activations, len * self.wide)
     }
 
     /// Something trainable of `len` elements, whose own memory is on another account.
     pub(super) fn leaf(&self, len: usize) -> Rc<Meta> {
-        Rc::new(Meta { leaf: Some(RefCell::new(None)), needs: true, ..self.meta(len * self.size) })
+        Rc::new(Meta { leaf: Some(RefCell::new(None)), needs: true, ..self.meta(len * self.wide) })
     }
 
     /// The same memory as a new tensor.
