@@ -185,9 +185,7 @@ impl<'w, 'a> Work<'w, 'a> {
                 if old {
                     own.as_floats().load(0, sums);
                 }
-                let summed = Results::new((&mut *sums).into());
-                work.run(PACKED, &Target { c: &summed, first: i0 }, epilogue);
-                drop(summed);
+                work.run(PACKED, &Target { c: &Results::new((&mut *sums).into()), first: i0 }, epilogue);
                 let sums = &*sums;
                 row_pieces(own, n, work.m * n, false, |at, piece| {
                     let len = piece.len();
@@ -258,6 +256,10 @@ impl<'w, 'a> Work<'w, 'a> {
             if keep_scaled && p + depth == self.k {
                 (0..rows).for_each(|i| simd::scale(scale, tile.row(i)));
             }
+        } else if self.k == 0 && q == 0 {
+            // A sum of nothing.
+            // SAFETY: this task's rows of h.
+            unsafe { branch.h.part(own * r, rows * r) }.fill(0.0);
         }
         for (row, out) in out.chunks_exact_mut(STRIDE).enumerate().take(if rank > 0 { rows } else { 0 }) {
             // SAFETY: this task's rows of h.

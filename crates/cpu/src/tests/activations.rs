@@ -66,6 +66,23 @@ fn results_are_those_of_f32_rounded_once() {
     });
 }
 
+/// A branch over no inputs is no number times nothing: h is zeros, and so is what it gives.
+#[test]
+fn a_product_over_nothing_is_zero() {
+    on_every_path(|cpu| {
+        for stored in [false, true] {
+            let [y, _, da, db] = run(&cpu, [20, 9, 0, 3], Precision::Full, false, stored);
+            let bias = random(6, 9).into_iter().map(|b| if stored { bf16::from_f32(b).to_f32() } else { b });
+            let bias: Vec<f32> = bias.collect();
+            assert!(y.chunks(9).all(|row| row == bias), "{} {y:?}", cpu.path());
+            assert!(da.is_empty() && db.iter().all(|&x| x == 0.0), "{} {db:?}", cpu.path());
+            let [_, dx, da, _] = run(&cpu, [20, 0, 9, 3], Precision::Full, false, stored);
+            let old = wide(&narrow(4, 20 * 9));
+            assert!(dx == old && da.iter().all(|&x| x == 0.0), "{} {dx:?} {da:?}", cpu.path());
+        }
+    });
+}
+
 /// Sums too long for all of k to be packed at once: they are kept in f32, some rows after the other.
 #[test]
 fn long_sums_are_rounded_once_too() {
