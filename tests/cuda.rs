@@ -140,14 +140,24 @@ fn activations_in_bf16_have_the_losses_of_the_cpu() -> Outcome {
             let before = [device.stats().launches, wide_device.stats().launches];
             let losses = [here.step(step)?, wide.step(step)?];
             let kernels = [device.stats().launches - before[0], wide_device.stats().launches - before[1]];
-            assert_eq!(kernels[0], kernels[1], "{precision:?}, step {step}");
+            // On Hopper the output head's x and gy need no copies.
+            let fewer = kernels[1] - kernels[0];
+            assert!(
+                fewer == 0 || fewer == 2 && precision == Precision::Bf16,
+                "{precision:?}, step {step}: {kernels:?}"
+            );
             let [got, f32s] = [losses[0].item()?, losses[1].item()?];
             let want = there.step(step)?.item()?;
             again.step(step)?;
-            eprintln!("{precision:?} {step}: {got} {want} {f32s}");
+            // Forward alone differs where sums lie near the middle of two bf16; later steps start from other adapters.
+            let allowed = match (precision, step) {
+                (Precision::Full, 0) => 1e-4,
+                (Precision::Full, _) => 2e-3,
+                _ => 8e-3,
+            };
+            assert!((got - want).abs() <= allowed, "{precision:?}, step {step}: {got}, on the CPU {want}");
             apart = apart.max((got - f32s).abs());
         }
-        eprintln!("{:?} {:?}", device.stats().bytes_peak, wide_device.stats().bytes_peak);
         assert!(apart > 0.0, "nothing was rounded");
         assert!(device.stats().bytes_peak < wide_device.stats().bytes_peak);
         assert!(here.bits()? == again.bits()?, "other bits in one launch");
@@ -230,5 +240,12 @@ fn a_sweep_has_the_losses_of_the_cpu() -> Outcome {
 #[test]
 fn adapters_in_one_batch_have_the_bits_of_each_alone() -> Outcome {
     let Some(device) = device("cuda") else { return Ok(()) };
+    adapters_share_a_batch(device, LENGTH)
+}
+
+#[test]
+fn so_they_have_with_activations_in_bf16() -> Outcome {
+    let Some(device) = device("cuda") else { return Ok(()) };
+    device.set_activations(DType::BF16)?;
     adapters_share_a_batch(device, LENGTH)
 }
