@@ -1,6 +1,9 @@
 // Attention with grouped heads on tensor cores (mma.sync m16n8k16), forward and backward: the function of attention.cu with
-// the operands of every product rounded to bf16 and f32 sums; softmax, lse and delta are f32 (Dao 2023, FlashAttention-2,
-// algorithms 1 and 2).
+// the operands of every product in bf16 and f32 sums; softmax, lse and delta are f32 (Dao 2023, FlashAttention-2, algorithms
+// 1 and 2).
+//
+//   tc_*       operands are rounded, P and dS too
+//   tc_full_*  operands are bf16 in memory; P and dS go as the sum of three bf16, so that no product is rounded
 //
 //   forward:  S = s q kᵀ;  y = softmax(S) v;  lse = log Σ exp S, by one pass over the keys with a running maximum
 //   backward: P = exp(S − lse);  dS = P ⊙ (gy vᵀ − delta)
@@ -11,22 +14,23 @@
 // Each result has one writer that adds in a fixed order: no atomics, the same bits on every run. Tiles that the mask hides
 // are skipped by the block, those hidden from a warp's rows by the warp.
 //
-// A warp owns 16 or 32 rows of the result, a block 128. Keys come 64 (D = 128: 32) at a time forward: v on its way by
-// cp.async during q kᵀ, the next k during P v. In backward the other side comes 32 at a time in two stages, with lse and delta
-// where that is queries; dk and dv of D = 64 have S for 16 of them at a time, since 32 spilled. In shared memory rows have 2·D
-// bytes whose 16-byte chunks are turned by the row (chunk ^ row % 8): ldmatrix, with and without .trans, and the stores meet
-// no bank twice. Operands that are f32, or bf16 in rows that are not whole aligned 16 bytes, come by way of registers; head
-// sizes below D are filled up with zeros.
-//   on paper: forward 4, dq 6, dkv 8 · queries · keys · dim FLOP, half of it with a causal mask
+// A warp owns 16 or 32 rows of the result, a block 128. Forward, v is on its way by cp.async during q kᵀ, the next k during
+// P v. In backward the other side comes 32 rows at a time in two stages, with lse and delta where that is queries; dkv_64 and
+// full_dkv_128 have S for 16 of them at a time, since 32 spilled. In shared memory rows have 2·D bytes whose 16-byte chunks
+// are turned by the row (chunk ^ row % 8): ldmatrix, with and without .trans, and the stores meet no bank twice. Operands
+// that are f32, or bf16 in rows that are not whole aligned 16 bytes, come by way of registers; head sizes below D are filled
+// up with zeros.
+//   on paper: forward 4, dq 6, dkv 8 · queries · keys · dim FLOP (full: 8, 10, 16), half of it with a causal mask
 //   forward q and y once, lse out, k and v for each 128 queries; dq q, gy and dq once, lse, delta, k and v for each 128
 //   queries; dkv k, v, dk and dv once, q, gy, lse and delta for each 128 keys
 //   ptxsim counts exactly these sectors and no bank conflict (tests/attention_tc.rs asserts both)
-//             threads  shared memory  registers, at most  blocks a multiprocessor of 100 KiB and more
-//   forward_64    128         32 KiB                 225  2
-//   dq_64, dkv_64 128         48.5 KiB          243, 248  2
-//   forward_128   128         48 KiB                 251  2
-//   dq_128        256         96 KiB                 211  1
-//   dkv_128       256         96.5 KiB               248  1
+//                  threads  keys at a time  shared memory  registers, at most  blocks a multiprocessor of 100 KiB
+//   forward_64         128              64         32 KiB                 225  2
+//   forward_128        128              32         48 KiB                 251  2
+//   full_forward_64    128              32         24 KiB                 201  2
+//   full_forward_128   128              16         40 KiB                 239  2
+//   dq_64, dkv_64      128                       48.5 KiB                 248  2
+//   dq_128, dkv_128    256                       96.5 KiB                 250  1
 // A file for each D, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and attention.cuh.
 #pragma once
 
@@ -68,7 +72,7 @@ DEVICE u32 way(const void* p, u32 dim, u32 type) {
 }
 
 // ROWS rows of dim elements to shared memory as bf16; rows from `left` on and columns from dim on are zeros.
-template <int D, int ROWS, int THREADS>
+template <int D, int ROWS, int THREADS, bool F32>
 DEVICE void load_tile(u32 s, const void* from, u64 first, u32 stride, u32 left, u32 dim, u32 type, u32 by) {
   u32 t = threadIdx.x;
   if (by == COPIED) {
@@ -83,7 +87,7 @@ DEVICE void load_tile(u32 s, const void* from, u64 first, u32 stride, u32 left, 
       bool in = row + i * STEP < left;
       cp_async16(s + i * STEP * D * 2, in ? at : from, in ? 16 : 0);
     }
-  } else if (by == WIDE) {
+  } else if (F32 && by == WIDE) {
     constexpr int STEP = THREADS / (D / 4);
     u32 row = t / (D / 4), c = t % (D / 4) * 4;
     const float* at = (const float*)from + first + (u64)row * stride + c;
@@ -137,25 +141,36 @@ template <int D, int MT, int NT> DEVICE void scores(Sums<MT, NT>& acc, u32 a, u3
   }
 }
 
-// acc += w · b, w rounded to bf16: over the rows of b.
-template <int D, int MT, int NT> DEVICE void weigh(Sums<MT, D / 8>& acc, const Sums<MT, NT>& w, u32 b) {
+// acc += w · b over the rows of b, w as a sum of PARTS bf16: rounded, or as it is in 24 bits. w is lost.
+template <int D, int PARTS, int MT, int NT> DEVICE void weigh(Sums<MT, D / 8>& acc, Sums<MT, NT>& w, u32 b) {
   u32 lane = threadIdx.x % 32;
 #pragma unroll
   for (int k = 0; k < NT / 2; k++) {
-    u32 fa[MT][4];
+    u32 fa[PARTS][MT][4];
 #pragma unroll
     for (int i = 0; i < MT; i++)
 #pragma unroll
-      for (int e = 0; e < 4; e++) fa[i][e] = pack_bf16(w.c[i][2 * k + e / 2][e % 2 * 2], w.c[i][2 * k + e / 2][e % 2 * 2 + 1]);
+      for (int e = 0; e < 4; e++) {
+        float &lo = w.c[i][2 * k + e / 2][e % 2 * 2], &hi = w.c[i][2 * k + e / 2][e % 2 * 2 + 1];
+#pragma unroll
+        for (int part = 0; part < PARTS; part++) {
+          u32 word = pack_bf16(lo, hi);
+          fa[part][i][e] = word;
+          if (part + 1 < PARTS) lo -= __uint_as_float(word << 16), hi -= __uint_as_float(word & 0xffff0000u);
+        }
+      }
 #pragma unroll
     for (int n = 0; n < D / 16; n++) {
       u32 fb[4];
       ldmatrix4_trans(fb, b + chunk_at<D>(k * 16 + lane % 16, n * 2 + lane / 16));
 #pragma unroll
-      for (int i = 0; i < MT; i++) {
-        mma(acc.c[i][2 * n], fa[i], fb[0], fb[1]);
-        mma(acc.c[i][2 * n + 1], fa[i], fb[2], fb[3]);
-      }
+      for (int i = 0; i < MT; i++)
+        // The small parts first.
+#pragma unroll
+        for (int part = PARTS - 1; part >= 0; part--) {
+          mma(acc.c[i][2 * n], fa[part][i], fb[0], fb[1]);
+          mma(acc.c[i][2 * n + 1], fa[part][i], fb[2], fb[3]);
+        }
     }
   }
 }
@@ -199,7 +214,7 @@ DEVICE float quad_sum(float v) {
   return v + __shfl_xor_sync(~0u, v, 2);
 }
 
-template <int D, int WARPS, int MT, int BK> DEVICE void forward(const Attention& p) {
+template <int D, int WARPS, int MT, int BK, int PARTS> DEVICE void forward(const Attention& p) {
   constexpr int THREADS = WARPS * 32, BQ = WARPS * MT * 16, NT = BK / 8;
   extern __shared__ __align__(128) float memory[];
   u32 qs = shared_address(memory), ks = qs + BQ * D * 2, vs = ks + BK * D * 2;
@@ -218,8 +233,8 @@ template <int D, int WARPS, int MT, int BK> DEVICE void forward(const Attention&
   u32 all = p.causal ? min(p.kv_len, row0 + visible + 1) : p.kv_len;
   float log2_scale = p.scale * LOG2E;
 
-  load_tile<D, BQ, THREADS>(qs, p.q, q_first, q_stride, p.q_len - q0, p.dim, p.type, way(p.q, p.dim, p.type));
-  load_tile<D, BK, THREADS>(ks, p.k, k_first, k_stride, p.kv_len, p.dim, p.type, by_k);
+  load_tile<D, BQ, THREADS, PARTS == 1>(qs, p.q, q_first, q_stride, p.q_len - q0, p.dim, p.type, way(p.q, p.dim, p.type));
+  load_tile<D, BK, THREADS, PARTS == 1>(ks, p.k, k_first, k_stride, p.kv_len, p.dim, p.type, by_k);
   cp_async_commit();
   Sums<MT, D / 8> acc;
   acc.clear();
@@ -230,14 +245,14 @@ template <int D, int WARPS, int MT, int BK> DEVICE void forward(const Attention&
   for (u32 k0 = 0; k0 < keys; k0 += BK) {
     cp_async_wait<0>();
     __syncthreads();
-    load_tile<D, BK, THREADS>(vs, p.v, k_first + (u64)k0 * k_stride, k_stride, p.kv_len - k0, p.dim, p.type, by_v);
+    load_tile<D, BK, THREADS, PARTS == 1>(vs, p.v, k_first + (u64)k0 * k_stride, k_stride, p.kv_len - k0, p.dim, p.type, by_v);
     cp_async_commit();
     Sums<MT, NT> s;
     if (k0 < some) scores<D>(s, qs + warp_row * D * 2, ks);
     cp_async_wait<0>();
     __syncthreads();
     if (k0 + BK < keys) {
-      load_tile<D, BK, THREADS>(ks, p.k, k_first + (u64)(k0 + BK) * k_stride, k_stride, p.kv_len - k0 - BK, p.dim, p.type, by_k);
+      load_tile<D, BK, THREADS, PARTS == 1>(ks, p.k, k_first + (u64)(k0 + BK) * k_stride, k_stride, p.kv_len - k0 - BK, p.dim, p.type, by_k);
       cp_async_commit();
     }
     if (k0 >= some) continue;
@@ -272,7 +287,7 @@ template <int D, int WARPS, int MT, int BK> DEVICE void forward(const Attention&
 #pragma unroll
         for (int n = 0; n < D / 8; n++) acc.c[i][n][h * 2] *= old, acc.c[i][n][h * 2 + 1] *= old;
       }
-    weigh<D>(acc, s, vs);
+    weigh<D, PARTS>(acc, s, vs);
   }
   // The way out leads over q and k, which nobody reads any more.
   static_assert(WARPS * 16 * (D + 8) * 4 <= (BQ + BK) * D * 2, "v is in the way");
@@ -292,7 +307,7 @@ template <int D, int WARPS, int MT, int BK> DEVICE void forward(const Attention&
 
 // Rows are queries and columns keys (dq), or the other way round (dk and dv).
 // BC columns come to shared memory at a time, S and dS are computed for PART of them at a time.
-template <int D, int WARPS, int MT, int BC, int PART, bool KEYS> DEVICE void backward(const Attention& p) {
+template <int D, int WARPS, int MT, int BC, int PART, int PARTS, bool KEYS> DEVICE void backward(const Attention& p) {
   constexpr int THREADS = WARPS * 32, BR = WARPS * MT * 16, NT = PART / 8;
   constexpr u32 TILE = BC * D * 2, STAGE = 2 * TILE + (KEYS ? BC * 8 : 0);  // with lse and delta of the columns
   extern __shared__ __align__(128) float memory[];
@@ -315,8 +330,8 @@ template <int D, int WARPS, int MT, int BC, int PART, bool KEYS> DEVICE void bac
   auto fetch = [&](u32 stage, u32 other, u32 col0) {
     u32 col_head = KEYS ? head * group + other : head / group, s = stages + stage * STAGE;
     u64 from = ((u64)batch * cols + col0) * col_stride + col_head * p.dim;
-    load_tile<D, BC, THREADS>(s, b1, from, col_stride, cols - col0, p.dim, p.type, by1);
-    load_tile<D, BC, THREADS>(s + TILE, b2, from, col_stride, cols - col0, p.dim, p.type, by2);
+    load_tile<D, BC, THREADS, PARTS == 1>(s, b1, from, col_stride, cols - col0, p.dim, p.type, by1);
+    load_tile<D, BC, THREADS, PARTS == 1>(s + TILE, b2, from, col_stride, cols - col0, p.dim, p.type, by2);
     if (KEYS && threadIdx.x < 2 * BC) {
       u32 col = threadIdx.x % BC, left = min(cols - col0, (u32)BC);
       const float* stats = (threadIdx.x < BC ? p.lse : p.delta) + ((u64)batch * p.heads + col_head) * p.q_len + col0;
@@ -324,8 +339,8 @@ template <int D, int WARPS, int MT, int BC, int PART, bool KEYS> DEVICE void bac
     }
     cp_async_commit();
   };
-  load_tile<D, BR, THREADS>(r1, a1, first, row_stride, rows - row0, p.dim, p.type, way(a1, p.dim, p.type));
-  load_tile<D, BR, THREADS>(r2, a2, first, row_stride, rows - row0, p.dim, p.type, way(a2, p.dim, p.type));
+  load_tile<D, BR, THREADS, PARTS == 1>(r1, a1, first, row_stride, rows - row0, p.dim, p.type, way(a1, p.dim, p.type));
+  load_tile<D, BR, THREADS, PARTS == 1>(r2, a2, first, row_stride, rows - row0, p.dim, p.type, way(a2, p.dim, p.type));
   if (start < end) fetch(0, 0, start);
   float lse[MT][2], delta[MT][2];  // of the rows
   if (!KEYS) {
@@ -387,8 +402,8 @@ template <int D, int WARPS, int MT, int BC, int PART, bool KEYS> DEVICE void bac
             if (!seen) s.c[e / (NT * 4)][e / 4 % NT][e % 4] = d.c[e / (NT * 4)][e / 4 % NT][e % 4] = 0.f;
           }
         }
-        if (KEYS) weigh<D>(acc2, s, c2);
-        weigh<D>(acc1, d, c1);
+        if (KEYS) weigh<D, PARTS>(acc2, s, c2);
+        weigh<D, PARTS>(acc1, d, c1);
       }
     }
     stage ^= 1, other = next_other, col0 = next;

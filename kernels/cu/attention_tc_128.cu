@@ -5,6 +5,6 @@
 #include "attention.cuh"
 #include "attention_tc.cuh"
 
-ATTENTION(forward, 128, 4, (forward<128, 4, 2, 32>))
-ATTENTION(dq, 128, 8, (backward<128, 8, 1, 32, 32, false>))
-ATTENTION(dkv, 128, 8, (backward<128, 8, 1, 32, 32, true>))
+ATTENTION(forward, 128, 4, (forward<128, 4, 2, 32, 1>))
+ATTENTION(dq, 128, 8, (backward<128, 8, 1, 32, 32, 1, false>))
+ATTENTION(dkv, 128, 8, (backward<128, 8, 1, 32, 32, 1, true>))

@@ -5,6 +5,6 @@
 #include "attention.cuh"
 #include "attention_tc.cuh"
 
-ATTENTION(forward, 64, 4, (forward<64, 4, 2, 64>))
-ATTENTION(dq, 64, 4, (backward<64, 4, 2, 32, 32, false>))
-ATTENTION(dkv, 64, 4, (backward<64, 4, 2, 32, 16, true>))
+ATTENTION(forward, 64, 4, (forward<64, 4, 2, 64, 1>))
+ATTENTION(dq, 64, 4, (backward<64, 4, 2, 32, 32, 1, false>))
+ATTENTION(dkv, 64, 4, (backward<64, 4, 2, 32, 16, 1, true>))

@@ -1,5 +1,5 @@
-//! Attention forward and backward: in f32 (`cu/attention.cu`), or on tensor cores with the operands of products rounded to
-//! bf16 (`cu/attention_tc.cuh`).
+//! Attention forward and backward: in f32 (`cu/attention.cu`), or on tensor cores with operands of products that are bf16, or
+//! are rounded to it (`cu/attention_tc.cuh`).
 
 use crate::launch::{Fields, Launch, TooLarge, Type, size};
 
@@ -30,7 +30,7 @@ pub struct Attention {
     pub causal: bool,
     /// What q, k, v, y and their gradients are in memory: f32 or bf16. lse is f32.
     pub ty: Type,
-    /// Whether products may round their operands to bf16: on tensor cores, for heads of up to [`MAX_TENSOR_DIM`].
+    /// Whether products may round their operands to bf16.
     pub rounded: bool,
 }
 
@@ -89,9 +89,9 @@ impl Attention {
         (1..=MAX_DIM).contains(&self.dim) && self.ty != Type::F16
     }
 
-    /// Whether it is computed on tensor cores.
+    /// Whether it is computed on tensor cores: operands that are bf16 already lose nothing there.
     pub fn tensor(&self) -> bool {
-        self.rounded && self.dim <= MAX_TENSOR_DIM
+        (self.rounded || self.ty == Type::Bf16) && self.dim <= MAX_TENSOR_DIM
     }
 
     /// The head that the kernel is made for.
@@ -102,8 +102,9 @@ impl Attention {
     fn forward_tiles(&self) -> Tiles {
         let d = self.padded();
         if self.tensor() {
-            // 128 queries, 64 or 32 keys and values, in bf16.
-            return Tiles { rows: 128, threads: 128, shared: (128 + 2 * 64 * 64 / d) * d * 2 };
+            // 128 queries, 16 to 64 keys and values, in bf16.
+            let keys = if self.rounded { 64 * 64 / d } else { 32 * 64 / d };
+            return Tiles { rows: 128, threads: 128, shared: (128 + 2 * keys) * d * 2 };
         }
         let (rows, columns) = if d == 256 { (32, 32) } else { (64, 64) };
         Tiles { rows, threads: 256, shared: ((rows + columns) * (d + 4) + rows * p_pitch(columns)) * 4 }
@@ -191,15 +192,17 @@ impl Attention {
         fields = p.grads.iter().fold(fields, |f, g| f.u32(g.is_some_and(|g| g.add).into()));
         fields = fields.u32(self.ty as u32).u32(self.tensor().into());
         let d = self.padded();
-        let (module, entry) = match (delta, self.tensor()) {
-            (true, _) => ("attention_delta", "attention_delta".into()),
-            (_, false) => ("attention", format!("attention_{name}_{d}")),
-            (_, true) if d == 64 => ("attention_tc_64", format!("attention_tc_{name}_{d}")),
-            (_, true) => ("attention_tc_128", format!("attention_tc_{name}_{d}")),
+        let (module, prefix) = match (delta, self.tensor(), self.rounded, d) {
+            (true, ..) => ("attention_delta", "attention"),
+            (_, false, ..) => ("attention", "attention"),
+            (_, _, true, 64) => ("attention_tc_64", "attention_tc"),
+            (_, _, true, _) => ("attention_tc_128", "attention_tc"),
+            (_, _, false, 64) => ("attention_tc_full_64", "attention_tc_full"),
+            (_, _, false, _) => ("attention_tc_full_128", "attention_tc_full"),
         };
         Ok(Some(Launch {
             module,
-            entry,
+            entry: if delta { module.into() } else { format!("{prefix}_{name}_{d}") },
             grid: [size("blocks", blocks)?, 1, 1],
             block: tiles.threads,
             shared: tiles.shared as u32,

@@ -34,9 +34,9 @@ fn every_head_size() {
 /// Heads too large for tensor cores stay here in every precision.
 #[test]
 fn activations_in_bf16() {
-    for (dim, shift) in [(16, 0), (16, 1), (30, 0), (100, 0), (256, 0)] {
+    for (dim, shift) in [(129, 0), (130, 0), (160, 1), (256, 0)] {
         let scale = 1.0 / (dim as f32).sqrt();
-        check(Attention { q_len: 18, kv_len: 35, dim, scale, ty: Type::Bf16, rounded: dim > 128, ..SMALL }, shift);
+        check(Attention { q_len: 18, kv_len: 35, dim, scale, ty: Type::Bf16, rounded: shift > 0, ..SMALL }, shift);
     }
 }
 
@@ -67,7 +67,9 @@ fn gradients_that_nobody_wants_are_not_computed() {
     assert_eq!(names(SMALL, [None, None, some]), ["attention_delta", "attention_dkv_64"]);
     let large = Attention { dim: 100, rounded: true, ..SMALL };
     assert_eq!(names(large, [None, some, None]), ["attention_delta", "attention_tc_dkv_128"]);
-    let larger = Attention { dim: 129, rounded: true, ..SMALL };
+    let exact = Attention { dim: 64, ty: Type::Bf16, ..SMALL };
+    assert_eq!(names(exact, [some, None, None]), ["attention_delta", "attention_tc_full_dq_64"]);
+    let larger = Attention { dim: 129, rounded: true, ty: Type::Bf16, ..SMALL };
     assert_eq!(names(larger, [some, None, None]), ["attention_delta", "attention_dq_256"]);
 }
 

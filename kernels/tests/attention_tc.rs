@@ -1,4 +1,5 @@
-//! `cu/attention_tc.cuh` against plain loops in f64 over operands rounded to bf16: what is left is the rounding of P and dS.
+//! `cu/attention_tc.cuh` against plain loops in f64 over operands rounded to bf16: what is left is the rounding of P and dS,
+//! and in full precision, with operands that are bf16, nothing but that of f32 sums.
 
 mod attentions;
 mod common;
@@ -9,6 +10,7 @@ use lowrank_kernels::launch::{Operand, Type};
 
 const TENSOR: Attention = Attention { rounded: true, ..SMALL };
 const BF16: Attention = Attention { ty: Type::Bf16, ..TENSOR };
+const FULL: Attention = Attention { rounded: false, ..BF16 };
 
 #[test]
 fn grouped_heads_and_causal_masks() {
@@ -17,6 +19,7 @@ fn grouped_heads_and_causal_masks() {
     check(Attention { q_len: 1, kv_len: 1, heads: 1, ..TENSOR }, 0);
     check(Attention { q_len: 1, kv_len: 70, heads: 3, ..TENSOR }, 0);
     check(Attention { q_len: 3, kv_len: 80, batch: 2, ..BF16 }, 0);
+    check(Attention { batch: 2, heads: 4, kv_heads: 2, q_len: 7, kv_len: 9, ..FULL }, 0);
 }
 
 /// Tiles have 128 rows of the result; the other side has 32 or 64.
@@ -27,6 +30,8 @@ fn several_tiles() {
     check(Attention { q_len: 131, kv_len: 67, causal: false, dim: 64, scale: 0.125, ..BF16 }, 0);
     check(Attention { q_len: 135, kv_len: 140, dim: 72, scale: 0.1, ..BF16 }, 0);
     check(Attention { q_len: 33, kv_len: 129, causal: false, dim: 100, scale: 0.1, ..TENSOR }, 0);
+    check(Attention { q_len: 150, kv_len: 170, ..FULL }, 0);
+    check(Attention { q_len: 135, kv_len: 140, causal: false, dim: 72, scale: 0.1, ..FULL }, 0);
 }
 
 /// Rows of bf16 of 8, of 4 and of other numbers of elements, and of f32 of 4 and others, take different ways.
@@ -36,14 +41,15 @@ fn every_head_size() {
         let (scale, sizes) = (1.0 / (dim as f32).sqrt(), Attention { q_len: 18, kv_len: 35, dim, ..TENSOR });
         check(Attention { scale, ..sizes }, 0);
         check(Attention { scale, ty: Type::Bf16, ..sizes }, 0);
+        check(Attention { scale, ty: Type::Bf16, rounded: false, ..sizes }, 0);
     }
 }
 
 #[test]
 fn operands_that_are_not_aligned() {
-    for (ty, shift) in [(Type::F32, 1), (Type::Bf16, 1), (Type::Bf16, 4)] {
-        check(Attention { q_len: 9, kv_len: 40, ty, ..TENSOR }, shift);
-        check(Attention { q_len: 20, kv_len: 20, ty, dim: 104, scale: 0.1, ..TENSOR }, shift);
+    for (a, shift) in [(TENSOR, 1), (BF16, 1), (BF16, 4), (FULL, 1)] {
+        check(Attention { q_len: 9, kv_len: 40, ..a }, shift);
+        check(Attention { q_len: 20, kv_len: 20, dim: 104, scale: 0.1, ..a }, shift);
     }
 }
 
@@ -108,8 +114,8 @@ impl Held {
 /// The same bits again, and for a sequence alone or among others.
 #[test]
 fn bits_do_not_depend_on_neighbours() {
-    for dim in [64, 80] {
-        let all = Attention { batch: 3, q_len: 40, kv_len: 70, heads: 4, kv_heads: 2, dim, ..BF16 };
+    for (dim, a) in [(64, BF16), (80, FULL)] {
+        let all = Attention { batch: 3, q_len: 40, kv_len: 70, heads: 4, kv_heads: 2, dim, ..a };
         let first = Held::new(&all).both(&all).0;
         let mut held = Held::new(&all);
         assert_eq!(held.both(&all).0, first);
@@ -151,8 +157,9 @@ fn nan_goes_through() {
 /// q and y once, k and v for each tile of queries; the same for the gradients, where lse and delta are read beside them.
 #[test]
 fn transactions_are_the_fewest_possible() {
-    for (dim, ty) in [(64, Type::Bf16), (64, Type::F32), (128, Type::Bf16), (128, Type::F32)] {
-        let a = Attention { q_len: 256, kv_len: 256, heads: 2, dim, ty, causal: false, ..TENSOR };
+    for (dim, a) in [(64, BF16), (64, TENSOR), (64, FULL), (128, BF16), (128, TENSOR), (128, FULL)] {
+        let a = Attention { q_len: 256, kv_len: 256, heads: 2, dim, causal: false, ..a };
+        let ty = a.ty;
         let mut held = Held::new(&a);
         let counted = held.both(&a).1;
         let (q, k, row) = (held.queries * ty.size(), held.keys * ty.size(), 2 * 256 * 4);
@@ -172,29 +179,33 @@ fn transactions_are_the_fewest_possible() {
     }
 }
 
+/// Each family of kernels with a wait too short, without a barrier, and with one row too many.
 #[test]
 fn faults_are_caught() {
-    let texts = [lowrank_kernels::ATTENTION_TC_64.ptx, lowrank_kernels::ATTENTION_TC_128.ptx];
-    for (text, dim) in texts.into_iter().zip([64, 128]) {
-        let a = Attention { q_len: 200, kv_len: 200, heads: 2, kv_heads: 1, dim, scale: 0.1, ..BF16 };
+    use lowrank_kernels::{ATTENTION_TC_64, ATTENTION_TC_128, ATTENTION_TC_FULL_64, ATTENTION_TC_FULL_128};
+    for (file, dim, a) in [
+        (ATTENTION_TC_64, 64, BF16),
+        (ATTENTION_TC_128, 128, BF16),
+        (ATTENTION_TC_FULL_64, 64, FULL),
+        (ATTENTION_TC_FULL_128, 128, FULL),
+    ] {
+        let (text, full) = (file.ptx, if a.rounded { "" } else { "full_" });
+        let a = Attention { q_len: 140, kv_len: 140, heads: 2, kv_heads: 1, dim, scale: 0.1, ..a };
         assert!(!caught(a, text.to_string()));
-        let entry = |name: &str| format!("attention_tc_{name}_{dim}");
-        for (name, waits, barriers) in [("forward", 2, 2), ("dq", 2, 2), ("dkv", 2, 2)] {
-            let entry = entry(name);
-            // The last wait stands behind the last tile, when all has arrived.
-            for i in 0..waits - usize::from(name != "forward") {
+        for (name, waits) in [("forward", 2), ("dq", 1), ("dkv", 1)] {
+            let entry = format!("attention_tc_{full}{name}_{dim}");
+            // Behind the last tile of backward there is one more, when all has arrived.
+            for i in 0..waits {
                 let late = |l: &str| l.replace("wait_group 0", "wait_group 1");
                 assert!(caught(a, mutate(text, &entry, "cp.async.wait_group 0", i, late)), "{entry} wait {i}");
             }
-            for i in 0..barriers {
+            for i in 0..2 {
                 assert!(caught(a, mutate(text, &entry, "bar.sync", i, |_| String::new())), "{entry} barrier {i}");
             }
             // Between the warp's part of the result in shared memory and those who write it out.
             assert!(caught(a, mutate(text, &entry, "bar.warp.sync", 1, |_| String::new())), "{entry}");
-        }
-        // q_len and kv_len one too large.
-        for (name, at) in [("forward", 108), ("dq", 108), ("dkv", 108)] {
-            assert!(caught(a, mutate(text, &entry(name), &format!("_param_0+{at}]"), 0, one_more)), "{name} {at}");
+            // q_len one too large.
+            assert!(caught(a, mutate(text, &entry, "_param_0+108]", 0, one_more)), "{entry}");
         }
     }
 }

@@ -135,7 +135,8 @@ pub fn run(a: Attention, shift: usize, mutant: Option<String>) -> (Vec<Report>, 
     let (y, lse) = (gpu.alloc(nq, a.ty), gpu.alloc(rows, Type::F32));
     let o = Operands::new(&a, [&vq, &vk, &vv, &vg]);
     let (want_y, want_lse) = forward(&a, &o);
-    let (products, stored) = (if a.tensor() { BF16 } else { 0.0 }, if a.ty == Type::Bf16 { BF16 } else { 0.0 });
+    let (products, stored) =
+        (if a.tensor() && a.rounded { BF16 } else { 0.0 }, if a.ty == Type::Bf16 { BF16 } else { 0.0 });
     let output = |what, got: Vec<f64>, want: Vec<f64>, sizes: &[f64]| {
         let rounding = want.iter().zip(sizes).map(|(w, s)| 1.01 * (products * s + stored * (w.abs() + products * s)));
         Output { what, got, rounding: rounding.collect(), want }
