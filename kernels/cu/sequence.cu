@@ -23,7 +23,7 @@ DEVICE void turn(T *y, const T *x, const float *cos, const float *sin, u64 i, u6
   for (int j = 0; j < N; j++) {
     s[j] *= sign;
     y1[j] = x1[j] * c[j] - x2[j] * s[j];
-    y2[j] = x2[j] * c[j] + x1[j] * s[j];
+    y2[j] = fmaf(x1[j], s[j], x2[j] * c[j]);
   }
   give(y, here, y1, N, true, add);
   give(y, here + half, y2, N, true, add);
