@@ -3,7 +3,7 @@
 //! It knows flat buffers and operations on them, never tensors, the tape or adapters. bf16 and f16 are storage: operands
 //! of products, tables, casts and, by way of f32, elementwise operations. f64 belongs to the reference device.
 //!
-//! * `buffer`, `view`: memory, and the checked way from untyped views to slices.
+//! * `buffer`, `huge`, `view`: memory, and the checked way from untyped views to slices.
 //! * `parallel`, `simd`, `math`, `special`: how work is cut, vectorised loops, eˣ, and what is made of it.
 //! * one file per operation, named as in the trait; `gemm` is the only one that knows how products are computed.
 //!
@@ -17,6 +17,7 @@ mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod gemm;
+mod huge;
 mod linear;
 mod lora;
 mod lora_embedding;
