@@ -5,6 +5,7 @@
 //! cargo bench --bench cpu -- linear M K N R [bf16]   one low-rank linear, forward + backward, one line
 //! cargo bench --bench cpu -- decode M K N R [bf16]   its forward alone
 //! cargo bench --bench cpu -- step [bf16]             a whole training step of a Llama-shaped model
+//!                                                    (bf16: weights, activations and products)
 //! cargo bench --bench cpu -- attention [B Q HEADS KV_HEADS DIM]   causal, forward and backward
 //! cargo bench --bench cpu -- maps                    elementwise functions
 //! ```
@@ -54,15 +55,17 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(device: &Device, [m, k, n, r]: [usize; 4], dtype: DType) -> Result<Self> {
-        let tensor =
-            |shape: [usize; 2], stream| Tensor::from_slice(&random(shape[0] * shape[1], stream), &shape, device);
+    /// W and the activations in these dtypes.
+    fn new(device: &Device, [m, k, n, r]: [usize; 4], w: DType, activations: DType) -> Result<Self> {
+        let tensor = |shape: [usize; 2], stream, dtype| {
+            Tensor::from_slice(&random(shape[0] * shape[1], stream), &shape, device)?.cast(dtype)
+        };
         Ok(Layer {
-            x: tensor([m, k], 0)?.trainable()?,
-            w: no_grad(|| tensor([n, k], 1)?.cast(dtype))?,
-            a: tensor([r, k], 2)?.trainable()?,
-            b: tensor([n, r], 3)?.trainable()?,
-            gy: tensor([m, n], 4)?,
+            x: tensor([m, k], 0, activations)?.trainable()?,
+            w: tensor([n, k], 1, w)?,
+            a: tensor([r, k], 2, DType::F32)?.trainable()?,
+            b: tensor([n, r], 3, DType::F32)?.trainable()?,
+            gy: tensor([m, n], 4, activations)?,
         })
     }
 
@@ -114,19 +117,21 @@ fn shares() -> Result<()> {
     let threads = rayon::current_num_threads();
     println!("{threads} threads; GFLOP/s per core by processor time, and the share of the peak of multiply-adds");
     println!(
-        "the last three: time of the low-rank step with products in bf16, f32 and bf16 weights, and in bf16x3, against full"
+        "the last four: time of the low-rank step against full precision: products in bf16; weights too; activations too;"
     );
+    println!("and f32 through bf16x3");
     match probe::tiles() {
         Some([resident, blocked]) => println!("AMX: {resident:.0} GFLOP/s in resident tiles, {blocked:.0} from panels"),
         None => println!("no AMX here"),
     }
     println!(
-        "{:<26} {:>7} {:>9} {:>16} {:>16} {:>8} {:>6} {:>6} {:>6}",
-        "step", "peak", "ms", "low-rank", "frozen", "adapter", "bf16", "W too", "bf16x3"
+        "{:<26} {:>7} {:>9} {:>16} {:>16} {:>8} {:>6} {:>6} {:>6} {:>6}",
+        "step", "peak", "ms", "low-rank", "frozen", "adapter", "bf16", "W too", "all", "bf16x3"
     );
     for shape in [[512, 768, 768, 8], [512, 2048, 2048, 16], [1024, 4096, 4096, 16], [333, 1000, 1500, 40]] {
-        let layer = Layer::new(&device, shape, DType::F32)?;
-        let small = Layer::new(&device, shape, DType::BF16)?;
+        let layer = Layer::new(&device, shape, DType::F32, DType::F32)?;
+        let small = Layer::new(&device, shape, DType::BF16, DType::F32)?;
+        let smallest = Layer::new(&device, shape, DType::BF16, DType::BF16)?;
         let mut peaks = Vec::new();
         let results = {
             let run = |adapter| layer.step(adapter).expect("step");
@@ -142,6 +147,7 @@ fn shares() -> Result<()> {
                     ("low-rank", Box::new(|| run(true))),
                     ("bf16", Box::new(|| narrow(&layer, Precision::Bf16))),
                     ("bf16, W too", Box::new(|| narrow(&small, Precision::Bf16))),
+                    ("all bf16", Box::new(|| narrow(&smallest, Precision::Bf16))),
                     ("bf16x3", Box::new(|| narrow(&layer, Precision::Bf16x3))),
                     ("peak", Box::new(|| peaks.push(probe::multiply_adds()))),
                 ],
@@ -151,7 +157,7 @@ fn shares() -> Result<()> {
         let rate = |i: usize| step_flops(shape, i == 1) / results[i].0.processor / 1e9;
         let [m, k, n, r] = shape;
         println!(
-            "{:<26} {peak:>7.1} {:>9.2} {:>7.1} ({:>4.1} %) {:>7.1} ({:>4.1} %) {:>+6.1} % {:>6.2} {:>6.2} {:>6.2}",
+            "{:<26} {peak:>7.1} {:>9.2} {:>7.1} ({:>4.1} %) {:>7.1} ({:>4.1} %) {:>+6.1} % {:>6.2} {:>6.2} {:>6.2} {:>6.2}",
             format!("m{m} k{k} n{n} r{r}"),
             results[1].0.clock * 1e3,
             rate(1),
@@ -162,10 +168,11 @@ fn shares() -> Result<()> {
             results[2].1 / results[1].1,
             results[3].1 / results[1].1,
             results[4].1 / results[1].1,
+            results[5].1 / results[1].1,
         );
     }
     let (m, k, n) = (1, 4096, 4096);
-    let layer = Layer::new(&device, [m, k, n, 16], DType::F32)?;
+    let layer = Layer::new(&device, [m, k, n, 16], DType::F32, DType::F32)?;
     let buffer = random(n * k, 9);
     let results = turns(
         2.0,
@@ -181,7 +188,10 @@ fn shares() -> Result<()> {
 
 fn line(what: &str, shape: [usize; 4], dtype: DType) -> Result<()> {
     let device = Device::from_name("cpu")?;
-    let layer = Layer::new(&device, shape, dtype)?;
+    if dtype == DType::BF16 {
+        device.set_precision(Precision::Bf16)?;
+    }
+    let layer = Layer::new(&device, shape, dtype, dtype)?;
     let forward_only = what == "decode";
     let run = |adapter: bool| match forward_only {
         true => drop(no_grad(|| layer.forward(adapter)).expect("forward")),

@@ -2,7 +2,7 @@
 //! on q, k, v and o; forward, cross entropy, backward, AdamW.
 
 use lowrank_core::optim::{AdamW, AdamWOptions, Group};
-use lowrank_core::{DType, Device, Tensor, philox};
+use lowrank_core::{DType, Device, Precision, Tensor, philox};
 use lowrank_lora::{Adapter, LoraConfig, Targets, attach, write_tensors};
 use lowrank_models::Llama;
 
@@ -57,6 +57,10 @@ fn model(device: &Device, dtype: DType) -> Llama {
 /// Prints one line.
 pub fn run(dtype: DType) {
     let device = Device::from_name("cpu").expect("cpu");
+    if dtype == DType::BF16 {
+        device.set_precision(Precision::Bf16).expect("precision");
+        device.set_activations(DType::BF16).expect("activations");
+    }
     let mut model = model(&device, dtype);
     let list = ["q_proj", "k_proj", "v_proj", "o_proj"].map(String::from).to_vec();
     let config = LoraConfig { r: 8, alpha: 16.0, targets: Targets::List(list), ..LoraConfig::default() };

@@ -1,10 +1,11 @@
-//! CUDA against this GPU's own peaks and against cuBLASLt: the low-rank linear, and a training step of a Llama.
+//! CUDA against this GPU's own peaks and against cuBLASLt: the low-rank linear, attention, and a training step of a Llama.
 //!
 //! `cargo bench --features cuda --bench cuda` takes the first GPU, `… -- cuda:1` another one, `… -- --test` runs tiny
 //! shapes once. `… -- --record FILE` only writes down what operations give on this device, bit by bit, and `… --
 //! --compare FILE` measures and says how far this device is from it: the folder of `scripts/gpu-check` brings what the
 //! interpreter gave.
 
+mod attention;
 mod linear;
 mod llama;
 mod outputs;
@@ -83,5 +84,6 @@ fn main() -> Outcome {
     let setup = Setup { device, tiny, turns: if tiny { 1 } else { 10 } };
     let peaks = peaks::measure(&setup)?;
     linear::tables(&setup, &peaks)?;
+    attention::table(&setup, &peaks)?;
     llama::steps(&setup)
 }

@@ -33,11 +33,15 @@ fn results(device: &Device) -> Outcome<Results> {
         device.set_precision(Precision::Full)?;
     }
     let on = |shape: &[usize], stream| Tensor::from_slice(&values(shape, stream, DType::F32), shape, device);
-    let [q, k, v] = [5, 6, 7].map(|stream| on(&[2, 19, 4, 16], stream).and_then(|t| t.trainable()));
-    let (q, k, v) = (q?, k?, v?);
-    let y = q.attention(&k, &v, true, None)?;
-    y.backward_with(on(&[2, 19, 4, 16], 8)?)?;
-    push(&mut all, "attention", &y, &[("dq", &q), ("dk", &k), ("dv", &v)])?;
+    for (dim, precision) in [(16, Precision::Full), (16, Precision::Bf16), (72, Precision::Bf16)] {
+        device.set_precision(precision)?;
+        let [q, k, v] = [5, 6, 7].map(|stream| on(&[2, 19, 4, dim], stream).and_then(|t| t.trainable()));
+        let (q, k, v) = (q?, k?, v?);
+        let y = q.attention(&k, &v, true, None)?;
+        y.backward_with(on(&[2, 19, 4, dim], 8)?)?;
+        push(&mut all, &format!("attention {dim} {}", precision.name()), &y, &[("dq", &q), ("dk", &k), ("dv", &v)])?;
+    }
+    device.set_precision(Precision::Full)?;
     let (x, w) = (on(&[13, 200], 9)?.trainable()?, on(&[200], 10)?.trainable()?);
     let y = x.rms_norm(&w, 1e-5)?;
     y.backward_with(on(&[13, 200], 11)?)?;

@@ -1,6 +1,6 @@
 // Attention with grouped heads, forward and backward, in f32 on the FMA units (Dao et al. 2022, FlashAttention; the
-// backward formulas are its algorithm 4). q, y and their gradients are [batch, q_len, heads, dim], k and v
-// [batch, kv_len, kv_heads, dim], lse and delta [batch, heads, q_len] f32.
+// backward formulas are its algorithm 4). Operands and results are f32 in memory; heads of more than 128 elements may be
+// bf16, widened when they are read and rounded once when they are written. delta is attention_delta.cu's.
 //
 //   forward:  S = s q kᵀ;  y = softmax(S) v;  lse = log Σ exp S, by one pass over the keys with a running maximum
 //   backward: P = exp(S − lse);  dS = P ⊙ (gy vᵀ − delta), delta = rowsum(gy ⊙ y);
@@ -16,39 +16,29 @@
 // Rows of tiles are 4 floats longer than dim: lanes that read 16 bytes of neighbouring rows meet in no bank.
 //   floor: q, y once; k, v once for each tile of queries (from L2 after the first)
 //   ptxsim counts no bank conflict in any of them (tests/attention.rs)
-//   registers up to 128 (dq_64, dkv_64; forward 102, 124, 95) and 51 to 85 KiB of shared memory: two blocks a
+//   registers up to 128 (dq_64, dkv_64; forward 110, 124, 95) and 51 to 85 KiB of shared memory: two blocks a
 //   multiprocessor of 228 KiB, one of 100 KiB
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"
-
-struct Attention {
-  const void *q, *k, *v, *y, *gy;
-  const float *lse, *delta;
-  void *out, *dq, *dk, *dv;
-  float *lse_out, *delta_out;
-  u32 batch, q_len, kv_len, heads, kv_heads, dim;
-  float scale;
-  u32 causal;
-  u32 add_dq, add_dk, add_dv;
-};
+#include "attention.cuh"
 
 constexpr int THREADS = 256;
-constexpr float LOG2E = 1.4426950408889634f;
 
-DEVICE float hidden() { return __int_as_float(0xff800000); }  // −∞
+// Smaller heads that are bf16 go to tensor cores, whatever the precision.
+template <int D> DEVICE u32 type_of(const Attention& p) { return D > 128 ? p.type : (u32)TYPE_F32; }
 
 DEVICE float exponential(float x) { return exp2f(x * LOG2E); }
 
 // ROWS rows of dim elements to shared memory; rows from `left` on are zeros.
 template <int D, int ROWS>
-DEVICE void load_tile(float* s, const void* from, u64 first, u32 stride, u32 left, u32 dim, bool wide) {
+DEVICE void load_tile(float* s, const void* from, u64 first, u32 stride, u32 left, u32 dim, u32 type, bool wide) {
 #pragma unroll 2
   for (u32 id = threadIdx.x; id < ROWS * D / 4; id += THREADS) {
     u32 row = id / (D / 4), c = id % (D / 4) * 4;
     if (c >= dim) continue;
     float v[4];
-    load4(v, from, first + (u64)row * stride + c, row < left ? (int)min(dim - c, 4u) : 0, TYPE_F32, wide);
+    load4(v, from, first + (u64)row * stride + c, row < left ? (int)min(dim - c, 4u) : 0, type, wide);
     store_shared4(&s[row * (D + 4) + c], v[0], v[1], v[2], v[3]);
   }
 }
@@ -118,7 +108,7 @@ DEVICE void weigh(float (&acc)[NR][D / 16], const float (&value)[NR][NC], float*
 // Writes factor · acc to rows of [·, heads, dim].
 template <int D, int NR>
 DEVICE void write(void* out, const float (&acc)[NR][D / 16], const float (&factor)[NR], u64 first, u32 stride, u32 left,
-                  u32 dim, bool wide, u32 add) {
+                  u32 dim, u32 type, bool wide, u32 add) {
   u32 row = threadIdx.x / 16 * NR, tx = threadIdx.x % 16;
 #pragma unroll
   for (int i = 0; i < NR; i++)
@@ -128,7 +118,7 @@ DEVICE void write(void* out, const float (&acc)[NR][D / 16], const float (&facto
       float v[4];
 #pragma unroll
       for (int e = 0; e < 4; e++) v[e] = acc[i][g * 4 + e] * factor[i];
-      if (row + i < left && c < dim) store4(out, first + (u64)(row + i) * stride + c, v, (int)min(dim - c, 4u), TYPE_F32, wide, add);
+      if (row + i < left && c < dim) store4(out, first + (u64)(row + i) * stride + c, v, (int)min(dim - c, 4u), type, wide, add);
     }
 }
 
@@ -145,6 +135,7 @@ DEVICE float half_warp_sum(float v) {
 
 template <int D, int BQ, int BK> DEVICE void forward(const Attention& p) {
   constexpr int NR = BQ / 16, NC = BK / 16;
+  u32 type = type_of<D>(p);
   extern __shared__ __align__(16) float memory[];
   float *qs = memory, *kv = qs + BQ * (D + 4), *ps = kv + BK * (D + 4);
   // The last queries have the most keys: they start first.
@@ -154,23 +145,23 @@ template <int D, int BQ, int BK> DEVICE void forward(const Attention& p) {
   u32 q_stride = p.heads * p.dim, k_stride = p.kv_heads * p.dim, visible = p.kv_len - p.q_len;
   u64 q_first = ((u64)batch * p.q_len + q0) * q_stride + head * p.dim;
   u64 k_first = (u64)batch * p.kv_len * k_stride + kv_head * p.dim;
-  bool wide_q = rows_of_four(p.q, p.dim, TYPE_F32), wide_k = rows_of_four(p.k, p.dim, TYPE_F32);
-  bool wide_v = rows_of_four(p.v, p.dim, TYPE_F32), wide_y = rows_of_four(p.out, p.dim, TYPE_F32);
+  bool wide_q = rows_of_four(p.q, p.dim, type), wide_k = rows_of_four(p.k, p.dim, type);
+  bool wide_v = rows_of_four(p.v, p.dim, type), wide_y = rows_of_four(p.out, p.dim, type);
   u32 keys = p.causal ? min(p.kv_len, q0 + BQ + visible) : p.kv_len;
   u32 ty = threadIdx.x / 16, tx = threadIdx.x % 16;
 
-  load_tile<D, BQ>(qs, p.q, q_first, q_stride, p.q_len - q0, p.dim, wide_q);
+  load_tile<D, BQ>(qs, p.q, q_first, q_stride, p.q_len - q0, p.dim, type, wide_q);
   float acc[NR][D / 16] = {}, top[NR], sum[NR];
 #pragma unroll
   for (int i = 0; i < NR; i++) top[i] = hidden(), sum[i] = 0.f;
 #pragma unroll 1
   for (u32 k0 = 0; k0 < keys; k0 += BK) {
-    load_tile<D, BK>(kv, p.k, k_first + (u64)k0 * k_stride, k_stride, p.kv_len - k0, p.dim, wide_k);
+    load_tile<D, BK>(kv, p.k, k_first + (u64)k0 * k_stride, k_stride, p.kv_len - k0, p.dim, type, wide_k);
     __syncthreads();
     float s[NR][NC] = {};
     scores<D>(s, qs, kv, p.dim);
     __syncthreads();
-    load_tile<D, BK>(kv, p.v, k_first + (u64)k0 * k_stride, k_stride, p.kv_len - k0, p.dim, wide_v);
+    load_tile<D, BK>(kv, p.v, k_first + (u64)k0 * k_stride, k_stride, p.kv_len - k0, p.dim, type, wide_v);
 #pragma unroll
     for (int i = 0; i < NR; i++) {
       u32 last = p.causal ? min(p.kv_len, q0 + ty * NR + i + visible + 1) : p.kv_len;
@@ -203,12 +194,13 @@ template <int D, int BQ, int BK> DEVICE void forward(const Attention& p) {
     u32 row = q0 + ty * NR + i;
     if (tx == 0 && row < p.q_len) p.lse_out[((u64)batch * p.heads + head) * p.q_len + row] = top[i] + logf(sum[i]);
   }
-  write<D>(p.out, acc, factor, q_first, q_stride, p.q_len - q0, p.dim, wide_y, 0);
+  write<D>(p.out, acc, factor, q_first, q_stride, p.q_len - q0, p.dim, type, wide_y, 0);
 }
 
 // Rows are queries and columns keys (dq), or the other way round (dk and dv).
 template <int D, int B, bool KEYS> DEVICE void backward(const Attention& p) {
   constexpr int N = B / 16, ROW = D + 4;
+  u32 type = type_of<D>(p);
   extern __shared__ __align__(16) float memory[];
   float *r1 = memory, *r2 = r1 + B * ROW, *c1 = r2 + B * ROW, *c2 = c1 + B * ROW, *ps = c2 + B * ROW;
   u32 rows = KEYS ? p.kv_len : p.q_len, row_heads = KEYS ? p.kv_heads : p.heads;
@@ -219,12 +211,12 @@ template <int D, int B, bool KEYS> DEVICE void backward(const Attention& p) {
   u32 row0 = tile * B, row_stride = row_heads * p.dim, col_stride = col_heads * p.dim, visible = p.kv_len - p.q_len;
   u64 first = ((u64)batch * rows + row0) * row_stride + head * p.dim;
   const void *a1 = KEYS ? p.k : p.q, *a2 = KEYS ? p.v : p.gy, *b1 = KEYS ? p.q : p.k, *b2 = KEYS ? p.gy : p.v;
-  bool wide_a1 = rows_of_four(a1, p.dim, TYPE_F32), wide_a2 = rows_of_four(a2, p.dim, TYPE_F32);
-  bool wide_b1 = rows_of_four(b1, p.dim, TYPE_F32), wide_b2 = rows_of_four(b2, p.dim, TYPE_F32);
+  bool wide_a1 = rows_of_four(a1, p.dim, type), wide_a2 = rows_of_four(a2, p.dim, type);
+  bool wide_b1 = rows_of_four(b1, p.dim, type), wide_b2 = rows_of_four(b2, p.dim, type);
   u32 ty = threadIdx.x / 16, tx = threadIdx.x % 16;
 
-  load_tile<D, B>(r1, a1, first, row_stride, rows - row0, p.dim, wide_a1);
-  load_tile<D, B>(r2, a2, first, row_stride, rows - row0, p.dim, wide_a2);
+  load_tile<D, B>(r1, a1, first, row_stride, rows - row0, p.dim, type, wide_a1);
+  load_tile<D, B>(r2, a2, first, row_stride, rows - row0, p.dim, type, wide_a2);
   float acc1[N][D / 16] = {}, acc2[N][D / 16] = {};
   u32 start = 0, end = cols;
   if (p.causal && KEYS) start = row0 > visible ? (row0 - visible) / B * B : 0;
@@ -237,8 +229,8 @@ template <int D, int B, bool KEYS> DEVICE void backward(const Attention& p) {
     for (u32 col0 = start; col0 < end; col0 += B) {
       u64 from = ((u64)batch * cols + col0) * col_stride + col_head * p.dim;
       __syncthreads();
-      load_tile<D, B>(c1, b1, from, col_stride, cols - col0, p.dim, wide_b1);
-      load_tile<D, B>(c2, b2, from, col_stride, cols - col0, p.dim, wide_b2);
+      load_tile<D, B>(c1, b1, from, col_stride, cols - col0, p.dim, type, wide_b1);
+      load_tile<D, B>(c2, b2, from, col_stride, cols - col0, p.dim, type, wide_b2);
       __syncthreads();
       float s[N][N] = {}, d[N][N] = {};
       scores<D>(s, r1, c1, p.dim);
@@ -265,10 +257,10 @@ template <int D, int B, bool KEYS> DEVICE void backward(const Attention& p) {
   for (int i = 0; i < N; i++) scale[i] = p.scale, one[i] = 1.f;
   void* out = KEYS ? p.dk : p.dq;
   if (out)
-    write<D>(out, acc1, scale, first, row_stride, rows - row0, p.dim, rows_of_four(out, p.dim, TYPE_F32),
+    write<D>(out, acc1, scale, first, row_stride, rows - row0, p.dim, type, rows_of_four(out, p.dim, type),
              KEYS ? p.add_dk : p.add_dq);
   if (KEYS && p.dv)
-    write<D>(p.dv, acc2, one, first, row_stride, rows - row0, p.dim, rows_of_four(p.dv, p.dim, TYPE_F32), p.add_dv);
+    write<D>(p.dv, acc2, one, first, row_stride, rows - row0, p.dim, type, rows_of_four(p.dv, p.dim, type), p.add_dv);
 }
 
 #define ATTENTION(name, D, body)                                                                                     \
@@ -284,22 +276,3 @@ ATTENTION(dq, 256, (backward<256, 16, false>))
 ATTENTION(dkv, 64, (backward<64, 64, true>))
 ATTENTION(dkv, 128, (backward<128, 32, true>))
 ATTENTION(dkv, 256, (backward<256, 16, true>))
-
-// delta = rowsum(gy ⊙ y): a warp for each row of dim elements.
-extern "C" __global__ void __launch_bounds__(THREADS) attention_delta(const __grid_constant__ Attention p) {
-  u64 row = (u64)blockIdx.x * (THREADS / 32) + threadIdx.x / 32;  // (batch, query, head)
-  u32 head = (u32)(row % p.heads), query = (u32)(row / p.heads % p.q_len);
-  u64 batch = row / p.heads / p.q_len;
-  bool wide_y = rows_of_four(p.y, p.dim, TYPE_F32), wide_gy = rows_of_four(p.gy, p.dim, TYPE_F32);
-  if (batch >= p.batch) return;
-  float sum = 0.f;
-  for (u32 c = threadIdx.x % 32 * 4; c < p.dim; c += 128) {
-    float y[4], gy[4];
-    load4(y, p.y, row * p.dim + c, (int)min(p.dim - c, 4u), TYPE_F32, wide_y);
-    load4(gy, p.gy, row * p.dim + c, (int)min(p.dim - c, 4u), TYPE_F32, wide_gy);
-#pragma unroll
-    for (int e = 0; e < 4; e++) sum = fmaf(y[e], gy[e], sum);
-  }
-  sum = warp_sum(sum);
-  if (threadIdx.x % 32 == 0) p.delta_out[(batch * p.heads + head) * p.q_len + query] = sum;
-}

@@ -2,7 +2,8 @@
 //
 //   acc = (s · a2 · op(b2)) ⊙ mask;  acc += op(a[i]) · op(b[i]);  c[i] (+)= alpha · acc + bias
 //
-//   *_bf16_bf16, *_f16_f16  operands that have 16 bits: copied as they are by cp.async, four stages; the tail as bf16x3
+//   *_bf16_bf16, *_f16_f16  operands that have 16 bits: copied as they are by cp.async, four stages; a tail of the same type
+//                           likewise, another one as two tf32 each, three products: 2⁻²² relative, f32's all but for a bit
 //   *_bf16                  any operands, rounded to bf16 on their way through registers, two stages
 //   *_bf16x3                the same as two bf16 each, three products (Henry, Tang, Heinecke 2019): 2⁻¹⁶ relative
 //   *_tf32                  the same rounded to tf32
@@ -13,7 +14,7 @@
 // transposed by ldmatrix.trans. Sums run over r, then k, ascending: the bits of a row depend neither on m nor its place.
 //   on paper: 2mnk FLOP; (m·n·k/128)·2 elements read, m·n written, in whole sectors where rows are aligned
 //   ptxsim counts exactly these sectors and no bank conflict (tests/gemm_tc.rs asserts both)
-//   64 KiB of shared memory (bf16, tf32: 34); registers up to 166 (16-bit), 226 (by registers): a block a multiprocessor
+//   64 KiB of shared memory (bf16, tf32: 34); registers up to 150 (16-bit), 226 (by registers): a block a multiprocessor
 // A file for each kind, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and gemm.cuh.
 #pragma once
 
@@ -22,7 +23,10 @@ constexpr int PART = TILE * 64;  // bytes of one part of an operand's tile: 128 
 constexpr int STAGES = 4;        // of the kernels for 16-bit operands
 constexpr int OUT_PITCH = 136;   // floats of a row on the way out: eight rows of eight floats meet in no bank
 
-enum Math { MATH_BF16, MATH_BF16X3, MATH_TF32, MATH_F16 };
+enum Math { MATH_BF16, MATH_BF16X3, MATH_TF32, MATH_TF32X3, MATH_F16 };
+// Whether operands are multiplied as tf32, and how many parts there are of each.
+template <int MATH> constexpr bool IS_TF32 = MATH == MATH_TF32 || MATH == MATH_TF32X3;
+template <int MATH> constexpr int PARTS_OF = MATH == MATH_BF16X3 || MATH == MATH_TF32X3 ? 2 : 1;
 
 DEVICE void ldmatrix4(u32 (&r)[4], u32 at) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
@@ -35,7 +39,7 @@ template <int MATH> DEVICE void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u3
   asm volatile("mma.sync.aligned." shape " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"      \
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                                        \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-  if (MATH == MATH_TF32)
+  if (IS_TF32<MATH>)
     MMA("m16n8k8.row.col.f32.tf32.tf32.f32");
   else if (MATH == MATH_F16)
     MMA("m16n8k16.row.col.f32.f16.f16.f32");
@@ -48,11 +52,13 @@ DEVICE u32 pack_bf16(float lo, float hi) {
   asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
   return d;
 }
+// tf32 in the upper 19 bits, and the number that they are.
 DEVICE u32 to_tf32(float f) {
   u32 d;
   asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(d) : "f"(f));
   return d;
 }
+DEVICE float tf32(u32 word) { return __uint_as_float(word & ~0x1fffu); }
 DEVICE void store_shared(u32 at, u32 a) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(a) : "memory"); }
 DEVICE void store_shared(u32 at, u32 a, u32 b) { asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(at), "r"(a), "r"(b) : "memory"); }
 DEVICE void store_shared(u32 at, u32 a, u32 b, u32 c, u32 d) {
@@ -66,9 +72,10 @@ DEVICE u32 chunk256(u32 row, u32 chunk) { return row * 256 + (chunk ^ row & 7) *
 
 // An operand's tile by way of registers, converted there: 64 bytes of k for each of 128 rows. ALONG: k runs along memory.
 template <int MATH, bool ALONG> struct Staged {
-  static constexpr int DEPTH = MATH == MATH_TF32 ? 16 : 32;  // k of a tile
-  static constexpr int QUADS = DEPTH / 8;                    // of four elements, a thread
-  static constexpr int PARTS = MATH == MATH_BF16X3 ? 2 : 1;
+  static constexpr bool TF32 = IS_TF32<MATH>;
+  static constexpr int DEPTH = TF32 ? 16 : 32;  // k of a tile
+  static constexpr int QUADS = DEPTH / 8;       // of four elements, a thread
+  static constexpr int PARTS = PARTS_OF<MATH>;
   float v[QUADS][4];
 
   // The place of a thread's quad i: row (the first of four if they run along memory) and k.
@@ -79,9 +86,9 @@ template <int MATH, bool ALONG> struct Staged {
       k = t % (DEPTH / 4) * 4;
     } else {
       // Sixteen k (or pairs of k) by two groups of four rows in a warp: 32-byte sectors in, no bank twice out.
-      u32 pair = MATH == MATH_TF32 ? i : i / 2;
+      u32 pair = TF32 ? i : i / 2;
       row = (t / 32 * 2 + t % 2 + pair * 16) * 4;
-      k = MATH == MATH_TF32 ? t % 32 / 2 : t % 32 / 2 * 2 + i % 2;
+      k = TF32 ? t % 32 / 2 : t % 32 / 2 * 2 + i % 2;
     }
   }
   DEVICE void load(const void* p, u32 type, u32 rows, u32 k, u32 row0, u32 k0, bool wide) {
@@ -101,8 +108,17 @@ template <int MATH, bool ALONG> struct Staged {
       for (int i = 0; i < QUADS; i++) {
         u32 row, k;
         place(i, row, k);
-        if (MATH == MATH_TF32) {
-          store_shared(s + chunk64(row, k / 4), to_tf32(v[i][0]), to_tf32(v[i][1]), to_tf32(v[i][2]), to_tf32(v[i][3]));
+        if (TF32) {
+#pragma unroll
+          for (int part = 0; part < PARTS; part++) {
+            u32 w[4];
+#pragma unroll
+            for (int e = 0; e < 4; e++) {
+              w[e] = to_tf32(v[i][e]);
+              if (part + 1 < PARTS) v[i][e] -= tf32(w[e]);
+            }
+            store_shared(s + part * PART + chunk64(row, k / 4), w[0], w[1], w[2], w[3]);
+          }
         } else {
 #pragma unroll
           for (int part = 0; part < PARTS; part++) {
@@ -113,7 +129,7 @@ template <int MATH, bool ALONG> struct Staged {
         }
       }
     } else {
-      constexpr int STEP = MATH == MATH_TF32 ? 1 : 2;
+      constexpr int STEP = TF32 ? 1 : 2;
 #pragma unroll
       for (int i = 0; i < QUADS; i += STEP) {
         u32 row, k, odd = threadIdx.x & 1;
@@ -121,10 +137,15 @@ template <int MATH, bool ALONG> struct Staged {
         // Neighbouring lanes take rows of different parity, and so different halves of the banks.
 #pragma unroll
         for (int e = 0; e < 4; e++) {
-          u32 at = s + chunk64(row + (e ^ odd), MATH == MATH_TF32 ? k / 4 : k / 8) + (MATH == MATH_TF32 ? k % 4 * 4 : k % 8 * 2);
+          u32 at = s + chunk64(row + (e ^ odd), TF32 ? k / 4 : k / 8) + (TF32 ? k % 4 * 4 : k % 8 * 2);
           float a = odd ? v[i][e ^ 1] : v[i][e];
-          if (MATH == MATH_TF32) {
-            store_shared(at, to_tf32(a));
+          if (TF32) {
+#pragma unroll
+            for (int part = 0; part < PARTS; part++) {
+              u32 word = to_tf32(a);
+              store_shared(at + part * PART, word);
+              a -= tf32(word);
+            }
           } else {
             float b = odd ? v[i + STEP - 1][e ^ 1] : v[i + STEP - 1][e];
 #pragma unroll
@@ -152,7 +173,7 @@ struct Sums {
 
 // acc += a · bᵀ over the 64 bytes of k in shared memory.
 template <int MATH> DEVICE void multiply(Sums& acc, u32 a, u32 b) {
-  constexpr int PARTS = MATH == MATH_BF16X3 ? 2 : 1;
+  constexpr int PARTS = PARTS_OF<MATH>;
   u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, m = warp % 2 * 64, n = warp / 2 * 32;
 #pragma unroll
   for (int k = 0; k < 4; k += 2) {
@@ -233,15 +254,16 @@ template <bool ALONG> DEVICE void copy_tile(u32 s, const void* p, u32 rows, u32 
 }
 
 // acc += op(a) · op(b) for operands of 16 bits: cp.async in STAGES stages, transposed by ldmatrix where needed.
-template <int MATH, bool TA, bool TB> DEVICE void copied(Sums& acc, u32 memory, const Gemm& g, u32 row0, u32 col0) {
+template <int MATH, bool TA, bool TB>
+DEVICE void copied(Sums& acc, u32 memory, const Gemm& g, const void* op_a, const void* op_b, u32 depth, u32 row0, u32 col0) {
   constexpr u32 STAGE = 2 * PART;
-  u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, m = warp % 2 * 64, n = warp / 2 * 32, steps = (g.k + 31) / 32;
-  bool wide_a = ((u64)g.a & 15) == 0 && (TA ? g.m : g.k) % 8 == 0, wide_b = ((u64)g.b & 15) == 0 && (TB ? g.k : g.n) % 8 == 0;
+  u32 lane = threadIdx.x % 32, warp = threadIdx.x / 32, m = warp % 2 * 64, n = warp / 2 * 32, steps = (depth + 31) / 32;
+  bool wide_a = ((u64)op_a & 15) == 0 && (TA ? g.m : depth) % 8 == 0, wide_b = ((u64)op_b & 15) == 0 && (TB ? depth : g.n) % 8 == 0;
   auto load = [&](u32 step) {
     u32 s = memory + step % STAGES * STAGE;
     if (step < steps) {
-      copy_tile<!TA>(s, g.a, g.m, g.k, row0, step * 32, wide_a);
-      copy_tile<TB>(s + PART, g.b, g.n, g.k, col0, step * 32, wide_b);
+      copy_tile<!TA>(s, op_a, g.m, depth, row0, step * 32, wide_a);
+      copy_tile<TB>(s + PART, op_b, g.n, depth, col0, step * 32, wide_b);
     }
     cp_async_commit();
   };
@@ -335,14 +357,23 @@ template <int MATH, bool NATIVE, bool TA, bool TB> DEVICE void gemm(Gemm g) {
   Sums acc;
 #pragma unroll
   for (int i = 0; i < 64; i++) acc.c[i / 16][i / 4 % 4][i % 4] = 0.f;
-  if (g.k2) {
-    staged<NATIVE ? MATH_BF16X3 : MATH, TA, TB>(acc, shared, g, g.a2, g.b2, g.ta2, g.tb2, g.k2, row0, col0);
-    scale_tail(acc, g, memory, row0, col0);
-  }
-  if (NATIVE)
-    copied<MATH, TA, TB>(acc, shared, g, row0, col0);
-  else
+  if constexpr (NATIVE) {
+    u32 type = MATH == MATH_F16 ? TYPE_F16 : TYPE_BF16;
+#pragma unroll 1
+    for (int tail = g.k2 ? 1 : 0; tail >= 0; tail--) {
+      if (tail && (g.ta2 != type || g.tb2 != type))
+        staged<MATH_TF32X3, TA, TB>(acc, shared, g, g.a2, g.b2, g.ta2, g.tb2, g.k2, row0, col0);
+      else
+        copied<MATH, TA, TB>(acc, shared, g, tail ? g.a2 : g.a, tail ? g.b2 : g.b, tail ? g.k2 : g.k, row0, col0);
+      if (tail) scale_tail(acc, g, memory, row0, col0);
+    }
+  } else {
+    if (g.k2) {
+      staged<MATH, TA, TB>(acc, shared, g, g.a2, g.b2, g.ta2, g.tb2, g.k2, row0, col0);
+      scale_tail(acc, g, memory, row0, col0);
+    }
     staged<MATH, TA, TB>(acc, shared, g, g.a, g.b, g.ta, g.tb, g.k, row0, col0);
+  }
 
   // Out through shared memory, 64 rows at a time, so that a warp writes whole rows.
   bool wide = rows_of_four(c, g.n, g.tc);

@@ -1,5 +1,5 @@
 // What the kernels for Hopper are made of: c[m,n] (+)= (a2 · b2) ⊙ mask + a · b (+ bias) with wgmma and TMA, all operands
-// bf16, f32 sums, c f32 or bf16. Needs common.cuh, philox.cuh, operand.cuh and gemm.cuh before it.
+// bf16, f32 sums, c f32 or bf16, rounded once. Needs common.cuh, philox.cuh, operand.cuh and gemm.cuh before it.
 //
 // A block of three warpgroups stays on its multiprocessor and takes tile after tile of 128 x 256. One thread of the first
 // group fetches by TMA: 64 of k of a (16 KiB) and b (32 KiB) a stage, four stages; the low-rank part is nothing but one
@@ -20,7 +20,7 @@ struct Product {
   void* c;
   const float* scalars;  // for the step; null: no mask. n is a multiple of 4 then
   u32 m, n, k, k2;
-  u32 tbias, tc, add;  // add: c is f32
+  u32 tbias, tc, add;  // add: with TRANS only
   Dropout drop;        // element index = row · n + column
 };
 
@@ -89,16 +89,27 @@ DEVICE u32 pack_bf16(float lo, float hi) {
 }
 DEVICE u32 pick(const u32 (&v)[4], u32 i) { return i & 2 ? (i & 1 ? v[3] : v[2]) : (i & 1 ? v[1] : v[0]); }
 
-// The sums of a thread: row (and row + 8), columns col + 8j and the next.
-DEVICE void write_sums(const Product& p, const float (&acc)[128], u32 row, u32 col) {
+// The sums of a thread: row (and row + 8), columns col + 8j and the next. ADD: they may be added to what is there.
+template <bool ADD> DEVICE void write_sums(const Product& p, const float (&acc)[128], u32 row, u32 col) {
   u32 lane = threadIdx.x % 4;
-  bool wide = p.n % 8 == 0 && ((u64)p.c & 15) == 0;
+  bool wide = p.n % 8 == 0 && ((u64)p.c & 15) == 0, add = ADD && p.add;
 #pragma unroll
   for (int half = 0; half < 2; half++) {
     u32 y = row + half * 8;
 #pragma unroll
     for (int g = 0; g < 8; g++) {
-      u32 words[4];
+      // bf16: four lanes exchange four tiles, so that each has the eight columns of one, 16 bytes; and what is there already
+      // the other way round.
+      u32 words[4], there[4], column = col - lane * 2 + (g * 4 + lane) * 8;
+      uint4* row16 = (uint4*)((u16*)p.c + (u64)y * p.n + column);
+      bool packed = wide && p.tc == TYPE_BF16, inside = y < p.m && column < p.n;
+      if (packed && add) {
+        uint4 q = make_uint4(0, 0, 0, 0);
+        if (inside) q = *row16;
+        u32 own[4] = {q.x, q.y, q.z, q.w};
+#pragma unroll
+        for (u32 d = 0; d < 4; d++) there[d] = __shfl_xor_sync(~0u, pick(own, lane ^ d), d);
+      }
 #pragma unroll
       for (int i = 0; i < 4; i++) {
         int j = g * 4 + i;
@@ -108,31 +119,35 @@ DEVICE void write_sums(const Product& p, const float (&acc)[128], u32 row, u32 c
           if (x < p.n) lo += load1(p.bias, x, p.tbias);
           if (x + 1 < p.n) hi += load1(p.bias, x + 1, p.tbias);
         }
-        words[i] = pack_bf16(lo, hi);
-        if (y >= p.m || (wide && p.tc == TYPE_BF16)) continue;
+        if (packed) {
+          if (add) {
+            u32 old = pick(there, lane ^ i);
+            lo += __uint_as_float(old << 16), hi += __uint_as_float(old & 0xffff0000u);
+          }
+          words[i] = pack_bf16(lo, hi);
+          continue;
+        }
+        if (y >= p.m) continue;
         u64 at = (u64)y * p.n + x;
         if (p.tc == TYPE_F32) {
           if (wide && x < p.n) {
             float2* to = (float2*)((float*)p.c + at);
-            float2 old = p.add ? *to : make_float2(0.f, 0.f);
-            *to = p.add ? make_float2(old.x + lo, old.y + hi) : make_float2(lo, hi);
+            float2 old = add ? *to : make_float2(0.f, 0.f);
+            *to = add ? make_float2(old.x + lo, old.y + hi) : make_float2(lo, hi);
           } else {
-            if (x < p.n) put((float*)p.c + at, lo, p.add);
-            if (x + 1 < p.n) put((float*)p.c + at + 1, hi, p.add);
+            if (x < p.n) put((float*)p.c + at, lo, add);
+            if (x + 1 < p.n) put((float*)p.c + at + 1, hi, add);
           }
         } else {
-          if (x < p.n) ((u16*)p.c)[at] = words[i] & 0xffff;
-          if (x + 1 < p.n) ((u16*)p.c)[at + 1] = words[i] >> 16;
+          if (x < p.n) put((bf16*)p.c + at, lo, add);
+          if (x + 1 < p.n) put((bf16*)p.c + at + 1, hi, add);
         }
       }
-      if (wide && p.tc == TYPE_BF16) {
-        // Four lanes exchange four tiles: each then has the eight columns of one, 16 bytes.
+      if (packed) {
         u32 mine[4];
 #pragma unroll
         for (u32 d = 0; d < 4; d++) mine[d] = __shfl_xor_sync(~0u, pick(words, lane ^ d), d);
-        u32 x = col - lane * 2 + (g * 4 + lane) * 8;
-        if (y < p.m && x < p.n)
-          *(uint4*)((u16*)p.c + (u64)y * p.n + x) = make_uint4(pick(mine, lane), pick(mine, lane ^ 1), pick(mine, lane ^ 2), pick(mine, lane ^ 3));
+        if (inside) *row16 = make_uint4(pick(mine, lane), pick(mine, lane ^ 1), pick(mine, lane ^ 2), pick(mine, lane ^ 3));
       }
     }
   }
@@ -238,6 +253,6 @@ template <int TRANS> DEVICE void product(const Product& p) {
       mask_sums(p, acc, row, col);
     }
     multiply(masked ? steps - low : steps);
-    write_sums(p, acc, row, col);
+    write_sums<TRANS>(p, acc, row, col);
   }
 }

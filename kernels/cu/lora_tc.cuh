@@ -18,7 +18,7 @@
 #pragma once
 
 // As in lora.cu; `drop.keep_scale` is not looked at. `copy`, if there is one, gets x [m,c] in bf16, without the mask, from
-// the registers that x passes through: x is f32 then, its rows aligned.
+// the registers that x passes through: x is f32 then, its rows aligned. x that is bf16 already needs none.
 struct Lora {
   const void* x;
   const void* b;

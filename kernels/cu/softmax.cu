@@ -1,7 +1,10 @@
 #include "common.cuh"
+#include "storage.cuh"
+#include "row.cuh"
 
 // Softmax and cross entropy over rows x [rows, cols], a block of 256 threads each; sums are 256 strided parts, then the
-// block's tree, so their order depends on cols alone.
+// block's tree, so their order depends on cols alone. x, y and their gradients are f32, or bf16 in the kernels *_bf16.
+//   ptxsim counts every element once for each reading, in whole sectors (tests/traffic.rs asserts it); of bf16 half the bytes
 
 // The running maximum m and s = Σ exp(x - m) of what a thread has seen: one pass over memory instead of two.
 struct Running {
@@ -19,9 +22,17 @@ DEVICE void see(Running &r, float x) {
 }
 
 // The row's, in every thread.
-DEVICE Running row_running(const float *x, u64 cols, float *scratch) {
+template <typename T> DEVICE Running row_running(const T *x, u64 cols, float *scratch) {
+  constexpr int N = Row<T>::N;
+  bool wide_x = wide<N>(x);
   Running r = {__int_as_float(0xff800000), 0.0f};
-  for (u64 i = threadIdx.x; i < cols; i += 256) see(r, x[i]);
+  each<N>(cols, [&](u64 i, u32 count) {
+    float a[N];
+    take(a, x, i, count, wide_x);
+#pragma unroll
+    for (int j = 0; j < N; j++)
+      if (j < count) see(r, a[j]);
+  });
   float max = block_max<256>(r.max, scratch);
   // A thread without elements has sum 0 and max -∞.
   float sum = block_sum<256>(r.sum == 0.0f ? 0.0f : r.sum * (r.max == max ? 1.0f : expf(r.max - max)), scratch);
@@ -30,37 +41,81 @@ DEVICE Running row_running(const float *x, u64 cols, float *scratch) {
 }
 
 // y = exp(x - max) / Σ exp(x - max)
-KERNEL(256) softmax_forward(float *y, const float *x, u64 cols) {
+template <typename T> DEVICE void forward(T *y, const T *x, u64 cols) {
+  constexpr int N = Row<T>::N;
   __shared__ float scratch[8];
   x += blockIdx.x * cols, y += blockIdx.x * cols;
+  bool wide_x = wide<N>(x), wide_y = wide<N>(y);
   Running r = row_running(x, cols, scratch);
-  for (u64 i = threadIdx.x; i < cols; i += 256) y[i] = expf(x[i] - r.max) / r.sum;
+  each<N>(cols, [&](u64 i, u32 count) {
+    float a[N];
+    take(a, x, i, count, wide_x);
+#pragma unroll
+    for (int j = 0; j < N; j++) a[j] = expf(a[j] - r.max) / r.sum;
+    give(y, i, a, count, wide_y, 0);
+  });
 }
 
 // dx (+)= y ⊙ (gy - rowsum(gy ⊙ y))
-KERNEL(256) softmax_backward(float *dx, const float *y, const float *gy, u64 cols, u32 add) {
+template <typename T> DEVICE void backward(T *dx, const T *y, const T *gy, u64 cols, u32 add) {
+  constexpr int N = Row<T>::N;
   __shared__ float scratch[8];
   y += blockIdx.x * cols, gy += blockIdx.x * cols, dx += blockIdx.x * cols;
+  bool wide_y = wide<N>(y), wide_gy = wide<N>(gy), wide_dx = wide<N>(dx);
   float v = 0.0f;
-  for (u64 i = threadIdx.x; i < cols; i += 256) v = fmaf(gy[i], y[i], v);
+  each<N>(cols, [&](u64 i, u32 count) {
+    float a[N], g[N];
+    take(g, gy, i, count, wide_gy);
+    take(a, y, i, count, wide_y);
+#pragma unroll
+    for (int j = 0; j < N; j++) v = fmaf(g[j], a[j], v);
+  });
   float sum = block_sum<256>(v, scratch);
-  for (u64 i = threadIdx.x; i < cols; i += 256) put(dx + i, y[i] * (gy[i] - sum), add);
+  each<N>(cols, [&](u64 i, u32 count) {
+    float a[N], g[N];
+    take(a, y, i, count, wide_y);
+    take(g, gy, i, count, wide_gy);
+#pragma unroll
+    for (int j = 0; j < N; j++) a[j] *= g[j] - sum;
+    give(dx, i, a, count, wide_dx, add);
+  });
 }
 
 static const u32 IGNORE = 0xffffffff;
 
 // lse = max + ln Σ exp(x - max), loss = lse - x[target]: the logits are read once. NaN for a target beyond the
 // vocabulary, since nothing can be reported without waiting; 0 in ignored rows, whatever they hold.
-KERNEL(256) cross_entropy_forward(float *lse, float *losses, const float *x, const u32 *targets, u64 cols) {
+template <typename T> DEVICE void loss_forward(float *lse, float *losses, const T *x, const u32 *targets, u64 cols) {
   __shared__ float scratch[8];
   x += blockIdx.x * cols;
   Running r = row_running(x, cols, scratch);
   if (threadIdx.x) return;
   float l = r.max + logf(r.sum), loss = 0.0f;
   u32 target = targets[blockIdx.x];
-  if (target != IGNORE) loss = target < cols ? l - x[target] : __int_as_float(0x7fc00000);
+  if (target != IGNORE) loss = target < cols ? l - to_f32(x[target]) : __int_as_float(0x7fc00000);
   lse[blockIdx.x] = l;
   losses[blockIdx.x] = loss;
+}
+
+// x = gy · factor · (exp(x - lse) - onehot), over the logits themselves.
+template <typename T> DEVICE void loss_backward(T *x, const u32 *targets, const float *lse, const float *gy, u64 cols, float factor) {
+  constexpr int N = Row<T>::N;
+  x += blockIdx.x * cols;
+  bool wide_x = wide<N>(x);
+  u32 target = targets[blockIdx.x];
+  float l = lse[blockIdx.x], scale = *gy * factor;
+  each<N>(cols, [&](u64 i, u32 count) {
+    float a[N] = {};
+    if (target != IGNORE) {
+      take(a, x, i, count, wide_x);
+#pragma unroll
+      for (int j = 0; j < N; j++) {
+        float hit = target < cols ? (i + j == target ? 1.0f : 0.0f) : __int_as_float(0x7fc00000);
+        a[j] = scale * (expf(a[j] - l) - hit);
+      }
+    }
+    give(x, i, a, count, wide_x, 0);
+  });
 }
 
 // loss = factor · Σ losses, by one block.
@@ -72,18 +127,15 @@ KERNEL(256) cross_entropy_total(float *loss, const float *losses, u64 rows, floa
   if (threadIdx.x == 0) *loss = v * factor;
 }
 
-// x = gy · factor · (exp(x - lse) - onehot), over the logits themselves.
-KERNEL(256)
-cross_entropy_backward(float *x, const u32 *targets, const float *lse, const float *gy, u64 cols, float factor) {
-  x += blockIdx.x * cols;
-  u32 target = targets[blockIdx.x];
-  float l = lse[blockIdx.x], scale = *gy * factor;
-  for (u64 i = threadIdx.x; i < cols; i += 256) {
-    float v = 0.0f;
-    if (target != IGNORE) {
-      float hit = target < cols ? (i == target ? 1.0f : 0.0f) : __int_as_float(0x7fc00000);
-      v = scale * (expf(x[i] - l) - hit);
-    }
-    x[i] = v;
+#define SOFTMAX(T, name)                                                                                                  \
+  KERNEL(256) softmax_forward##name(T *y, const T *x, u64 cols) { forward(y, x, cols); }                                  \
+  KERNEL(256) softmax_backward##name(T *dx, const T *y, const T *gy, u64 cols, u32 add) { backward(dx, y, gy, cols, add); } \
+  KERNEL(256) cross_entropy_forward##name(float *lse, float *losses, const T *x, const u32 *targets, u64 cols) {          \
+    loss_forward(lse, losses, x, targets, cols);                                                                          \
+  }                                                                                                                       \
+  KERNEL(256)                                                                                                             \
+  cross_entropy_backward##name(T *x, const u32 *targets, const float *lse, const float *gy, u64 cols, float factor) {     \
+    loss_backward(x, targets, lse, gy, cols, factor);                                                                     \
   }
-}
+SOFTMAX(float, )
+SOFTMAX(bf16, _bf16)

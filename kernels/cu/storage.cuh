@@ -56,9 +56,16 @@ DEVICE void load4(float v[4], const void *x, u32 type, u64 i, u32 n, bool aligne
 }
 
 template <typename T> DEVICE void store4_half(T *y, const float v[4], u32 n, bool aligned, u32 add) {
-  if (aligned && n == 4 && !add) {
+  if (aligned && n == 4) {
+    float w[4] = {v[0], v[1], v[2], v[3]};
+    if (add) {
+      float old[4];
+      load4_half(old, y, 4, true);
+#pragma unroll
+      for (u32 i = 0; i < 4; i++) w[i] += old[i];
+    }
     *(ushort4 *)y =
-        make_ushort4(from_f32<T>(v[0]).bits, from_f32<T>(v[1]).bits, from_f32<T>(v[2]).bits, from_f32<T>(v[3]).bits);
+        make_ushort4(from_f32<T>(w[0]).bits, from_f32<T>(w[1]).bits, from_f32<T>(w[2]).bits, from_f32<T>(w[3]).bits);
   } else {
 #pragma unroll
     for (u32 i = 0; i < 4; i++)

@@ -1,9 +1,13 @@
-//! Attention forward and backward in f32 (`cu/attention.cu`).
+//! Attention forward and backward: in f32 (`cu/attention.cu`), or on tensor cores with operands of products that are bf16, or
+//! are rounded to it (`cu/attention_tc.cuh`).
 
-use crate::launch::{Fields, Launch, TooLarge, size};
+use crate::launch::{Fields, Launch, TooLarge, Type, size};
 
 /// The largest head of these kernels.
 pub const MAX_DIM: usize = 256;
+
+/// The largest head of those on tensor cores.
+pub const MAX_TENSOR_DIM: usize = 128;
 
 /// Sizes of one attention; q is `[batch, q_len, heads, dim]`, k and v are `[batch, kv_len, kv_heads, dim]`.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -24,9 +28,13 @@ pub struct Attention {
     pub scale: f32,
     /// Whether later keys are hidden.
     pub causal: bool,
+    /// What q, k, v, y and their gradients are in memory: f32 or bf16. lse is f32.
+    pub ty: Type,
+    /// Whether products may round their operands to bf16.
+    pub rounded: bool,
 }
 
-/// Addresses of the operands of backward, all f32.
+/// Addresses of the operands of backward.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Saved {
     /// Queries.
@@ -37,7 +45,7 @@ pub struct Saved {
     pub v: u64,
     /// Result of forward.
     pub y: u64,
-    /// `[batch, heads, q_len]`
+    /// `[batch, heads, q_len]`, f32.
     pub lse: u64,
     /// The result's gradient.
     pub gy: u64,
@@ -46,7 +54,7 @@ pub struct Saved {
 /// A gradient and whether it is added to.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Gradient {
-    /// Address, f32.
+    /// Address.
     pub at: u64,
     /// += instead of =.
     pub add: bool,
@@ -67,15 +75,50 @@ struct Params {
     grads: [Option<Gradient>; 3],
 }
 
+/// A kernel's tiles.
+struct Tiles {
+    /// Of the result.
+    rows: usize,
+    threads: u32,
+    shared: usize,
+}
+
 impl Attention {
     /// True if these kernels can do it.
     pub fn supported(&self) -> bool {
-        (1..=MAX_DIM).contains(&self.dim)
+        (1..=MAX_DIM).contains(&self.dim) && self.ty != Type::F16
+    }
+
+    /// Whether it is computed on tensor cores: operands that are bf16 already lose nothing there.
+    pub fn tensor(&self) -> bool {
+        (self.rounded || self.ty == Type::Bf16) && self.dim <= MAX_TENSOR_DIM
     }
 
     /// The head that the kernel is made for.
     fn padded(&self) -> usize {
         self.dim.next_power_of_two().max(64)
+    }
+
+    fn forward_tiles(&self) -> Tiles {
+        let d = self.padded();
+        if self.tensor() {
+            // 128 queries, 16 to 64 keys and values, in bf16.
+            let keys = if self.rounded { 64 * 64 / d } else { 32 * 64 / d };
+            return Tiles { rows: 128, threads: 128, shared: (128 + 2 * keys) * d * 2 };
+        }
+        let (rows, columns) = if d == 256 { (32, 32) } else { (64, 64) };
+        Tiles { rows, threads: 256, shared: ((rows + columns) * (d + 4) + rows * p_pitch(columns)) * 4 }
+    }
+
+    fn backward_tiles(&self, keys: bool) -> Tiles {
+        let d = self.padded();
+        if self.tensor() {
+            // Two operands of 128 rows; two stages of two of 32 rows, with lse and delta where those are queries.
+            let (threads, stats) = (2 * d as u32, if keys { 2 * 2 * 32 * 4 } else { 0 });
+            return Tiles { rows: 128, threads, shared: (2 * 128 + 2 * 2 * 32) * d * 2 + stats };
+        }
+        let rows = 64 * 64 / d;
+        Tiles { rows, threads: 256, shared: (4 * rows * (d + 4) + rows * p_pitch(rows)) * 4 }
     }
 
     /// Bytes of scratch memory of backward: delta.
@@ -88,12 +131,9 @@ impl Attention {
     /// # Errors
     /// A dimension of more than 2³¹−1.
     pub fn forward(&self, [q, k, v]: [u64; 3], y: u64, lse: u64) -> Result<Option<Launch>, TooLarge> {
-        let d = self.padded();
-        let (rows, columns) = if d == 256 { (32, 32) } else { (64, 64) };
+        let tiles = self.forward_tiles();
         let params = Params { q, k, v, out: y, lse_out: lse, ..Default::default() };
-        let blocks = self.q_len.div_ceil(rows) * self.heads * self.batch;
-        let floats = (rows + columns) * (d + 4) + rows * p_pitch(columns);
-        self.launch("forward", blocks, floats, &params)
+        self.launch("forward", self.q_len.div_ceil(tiles.rows) * self.heads * self.batch, &tiles, &params)
     }
 
     /// dq, dk and dv, those that are wanted; `scratch` holds [`Attention::scratch`] bytes.
@@ -101,9 +141,6 @@ impl Attention {
     /// # Errors
     /// A dimension of more than 2³¹−1.
     pub fn backward(&self, s: &Saved, grads: [Option<Gradient>; 3], scratch: u64) -> Result<Vec<Launch>, TooLarge> {
-        let d = self.padded();
-        let tile = 64 * 64 / d;
-        let floats = 4 * tile * (d + 4) + tile * p_pitch(tile);
         let params = Params {
             q: s.q,
             k: s.k,
@@ -115,24 +152,27 @@ impl Attention {
             grads,
             ..Default::default()
         };
-        let rows = self.batch * self.heads * self.q_len;
         let mut launches = Vec::new();
         if grads.iter().all(Option::is_none) {
             return Ok(launches);
         }
-        launches.extend(self.launch("delta", rows.div_ceil(8), 0, &params)?);
+        let tiles = Tiles { rows: 64, threads: 256, shared: 0 };
+        let blocks = self.q_len.div_ceil(tiles.rows) * self.heads * self.batch;
+        launches.extend(self.launch("delta", blocks, &tiles, &params)?);
         if grads[0].is_some() {
-            let blocks = self.q_len.div_ceil(tile) * self.heads * self.batch;
-            launches.extend(self.launch("dq", blocks, floats, &params)?);
+            let tiles = self.backward_tiles(false);
+            let blocks = self.q_len.div_ceil(tiles.rows) * self.heads * self.batch;
+            launches.extend(self.launch("dq", blocks, &tiles, &params)?);
         }
         if grads[1].is_some() || grads[2].is_some() {
-            let blocks = self.kv_len.div_ceil(tile) * self.kv_heads * self.batch;
-            launches.extend(self.launch("dkv", blocks, floats, &params)?);
+            let tiles = self.backward_tiles(true);
+            let blocks = self.kv_len.div_ceil(tiles.rows) * self.kv_heads * self.batch;
+            launches.extend(self.launch("dkv", blocks, &tiles, &params)?);
         }
         Ok(launches)
     }
 
-    fn launch(&self, name: &str, blocks: usize, floats: usize, p: &Params) -> Result<Option<Launch>, TooLarge> {
+    fn launch(&self, name: &str, blocks: usize, tiles: &Tiles, p: &Params) -> Result<Option<Launch>, TooLarge> {
         if blocks == 0 {
             return Ok(None);
         }
@@ -150,13 +190,22 @@ impl Attention {
         size("elements of a row", self.heads * self.dim)?;
         fields = fields.f32(self.scale).u32(self.causal.into());
         fields = p.grads.iter().fold(fields, |f, g| f.u32(g.is_some_and(|g| g.add).into()));
-        let entry = if delta { "attention_delta".into() } else { format!("attention_{name}_{}", self.padded()) };
+        fields = fields.u32(self.ty as u32).u32(self.tensor().into());
+        let d = self.padded();
+        let (module, prefix) = match (delta, self.tensor(), self.rounded, d) {
+            (true, ..) => ("attention_delta", "attention"),
+            (_, false, ..) => ("attention", "attention"),
+            (_, _, true, 64) => ("attention_tc_64", "attention_tc"),
+            (_, _, true, _) => ("attention_tc_128", "attention_tc"),
+            (_, _, false, 64) => ("attention_tc_full_64", "attention_tc_full"),
+            (_, _, false, _) => ("attention_tc_full_128", "attention_tc_full"),
+        };
         Ok(Some(Launch {
-            module: "attention",
-            entry,
+            module,
+            entry: if delta { module.into() } else { format!("{prefix}_{name}_{d}") },
             grid: [size("blocks", blocks)?, 1, 1],
-            block: 256,
-            shared: (floats * 4) as u32,
+            block: tiles.threads,
+            shared: tiles.shared as u32,
             params: fields.done(),
         }))
     }

@@ -90,8 +90,8 @@ pub struct Backward {
     pub tail: Option<Tail>,
     /// Mask over `[m,k]`, of the tail.
     pub dropout: Option<Dropout>,
-    /// f32 `[m,k]`
-    pub dx: u64,
+    /// `[m,k]`, bf16 or f32.
+    pub dx: Operand,
     /// += instead of =.
     pub add: bool,
 }
@@ -128,11 +128,11 @@ impl Backward {
         let [gy, w] = [map(gy, m, n, 128), map(w, n, k, 64)];
         let cols = if low.r == 0 { n } else { low.r };
         let maps = [gy, w, map(low.a, m, cols, 128), map(low.b, rows, k, 64)];
-        if !k.is_multiple_of(8) {
+        if dx.ty == Type::F16 || !k.is_multiple_of(8) {
             return Ok(None);
         }
         let dropout = dropout.filter(|_| low.r > 0);
-        let result = Out { m, n: k, c: Operand::new(dx, Type::F32), bias: None, add, dropout };
+        let result = Out { m, n: k, c: dx, bias: None, add, dropout };
         result.launch("lora_backward.sm90a", "lora_backward", maps, [n, low.r], multiprocessors)
     }
 }

@@ -38,8 +38,18 @@ macro_rules! modules {
 }
 
 modules! {
-    /// Attention forward and backward.
+    /// Attention forward and backward in f32.
     ATTENTION = "attention";
+    /// What its gradients subtract: gy · y.
+    ATTENTION_DELTA = "attention_delta";
+    /// Attention on tensor cores with operands rounded to bf16, heads of up to 64 elements.
+    ATTENTION_TC_64 = "attention_tc_64";
+    /// Heads of up to 128.
+    ATTENTION_TC_128 = "attention_tc_128";
+    /// The same with operands that are bf16 and nothing rounded, heads of up to 64 elements.
+    ATTENTION_TC_FULL_64 = "attention_tc_full_64";
+    /// Heads of up to 128.
+    ATTENTION_TC_FULL_128 = "attention_tc_full_128";
     /// Operands rounded to bf16 for Hopper's kernels.
     BF16_ROWS = "bf16_rows";
     /// Strided copies and constants.

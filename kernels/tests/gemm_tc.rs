@@ -16,7 +16,9 @@ fn rounding(math: Math) -> f64 {
     match math {
         Math::Bf16 => 2.0 * 2f64.powi(-8) + 2f64.powi(-16),
         // What two parts leave over, and the product of the small parts.
-        Math::Bf16x3 | Math::Native => 3.0 * 2f64.powi(-16),
+        Math::Bf16x3 => 3.0 * 2f64.powi(-16),
+        // The same of two tf32, which is how a tail of f32 goes with native products.
+        Math::Native => 3.0 * 2f64.powi(-22),
         Math::Tf32 => 2.0 * 2f64.powi(-11) + 2f64.powi(-22),
     }
 }
@@ -32,8 +34,9 @@ fn check(c: Case) {
         }
         let out = if c.types[2] == Type::F32 { 0.0 } else { 1.01 * unit(c.types[2]) };
         let terms = 3.0 * (c.mnk[2] + c.tail.map_or(0, |t| t.0) + 3) as f64;
-        // Native products are exact; the tail is not.
-        let round = if math == Math::Native && c.tail.is_none() { 0.0 } else { rounding(math) };
+        // Native products are exact; a tail of another type is not.
+        let exact_tail = c.tail.is_none() || c.low == c.types[0];
+        let round = if math == Math::Native && exact_tail { 0.0 } else { rounding(math) };
         let dropped = c.tail.is_some_and(|t| t.1 > 0.0 && t.1 != 0.5);
         let bound = |i: usize| {
             let sum = if exact && !dropped { 0.0 } else { (terms * 2f64.powi(-24) + round) * size[i] + 1e-30 };
@@ -94,8 +97,13 @@ fn low_rank_tails_with_and_without_a_mask() {
         for (j, tail) in [(16, 0.0), (40, 0.5), (5, 0.1)].into_iter().enumerate() {
             let math = Some(ROUNDED[(i + j) % 3]);
             check(Case { layout, mnk, tail: Some(tail), bias: Some(Type::F32), math, ..PLAIN });
-            let types = [Type::Bf16, Type::Bf16, Type::F32];
-            check(Case { layout, mnk, types, tail: Some(tail), math: Some(Math::Native), ..PLAIN });
+            // Activations in bf16, with the low-rank part in f32, and rounded with the rest.
+            for (low, y, add) in
+                [(Type::F32, Type::F32, false), (Type::F32, Type::Bf16, true), (Type::Bf16, Type::Bf16, false)]
+            {
+                let types = [Type::Bf16, Type::Bf16, y];
+                check(Case { layout, mnk, types, tail: Some(tail), low, add, math: Some(Math::Native), ..PLAIN });
+            }
         }
     }
 }
@@ -105,11 +113,19 @@ fn low_rank_tails_with_and_without_a_mask() {
 fn transactions_are_the_fewest_possible() {
     let [m, n, k] = [256, 128, 128];
     for layout in LAYOUTS {
-        for (math, ty) in [(Math::Native, Type::Bf16), (Math::Bf16, Type::F32), (Math::Tf32, Type::F32)] {
-            let types = [ty, ty, Type::F32];
-            let (reports, ..) = run(Case { layout, mnk: [m, n, k], types, math: Some(math), ..PLAIN }, true, None);
-            let floor = (2 * 2 * 128 * k * ty.size() + m * n * 4) / 32;
-            assert_eq!(reports[0].counters.global_sectors as usize, floor, "{layout:?} {math:?}");
+        for (math, ty, out) in [
+            (Math::Native, Type::Bf16, Type::F32),
+            (Math::Native, Type::Bf16, Type::Bf16),
+            (Math::Bf16, Type::F32, Type::F32),
+            (Math::Tf32, Type::F32, Type::F32),
+        ] {
+            for add in [false, true] {
+                let types = [ty, ty, out];
+                let case = Case { layout, mnk: [m, n, k], types, add, math: Some(math), ..PLAIN };
+                let (reports, ..) = run(case, true, None);
+                let floor = (2 * 2 * 128 * k * ty.size() + (1 + usize::from(add)) * m * n * out.size()) / 32;
+                assert_eq!(reports[0].counters.global_sectors as usize, floor, "{layout:?} {math:?} {out:?} add {add}");
+            }
         }
     }
 }

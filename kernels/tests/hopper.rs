@@ -20,11 +20,22 @@ struct Case {
     /// Threshold of the mask.
     mask: Option<u32>,
     y: Type,
+    /// Elements by which the result starts beside an aligned address.
+    shift: usize,
     blocks: usize,
 }
 
-const PLAIN: Case =
-    Case { mnk: [128, 256, 64], r: 0, backward: false, bias: false, add: false, mask: None, y: Type::F32, blocks: 2 };
+const PLAIN: Case = Case {
+    mnk: [128, 256, 64],
+    r: 0,
+    backward: false,
+    bias: false,
+    add: false,
+    mask: None,
+    y: Type::F32,
+    shift: 0,
+    blocks: 2,
+};
 const DX: Case = Case { backward: true, ..PLAIN };
 
 /// What `cuTensorMapEncodeTiled` does.
@@ -54,7 +65,7 @@ fn pitched(gpu: &mut Gpu, rows: usize, cols: usize) -> (u64, Vec<f64>) {
 }
 
 fn run(c: Case, exact: bool, mutant: Option<String>) -> (Report, Vec<f64>, Vec<f64>, Vec<f64>) {
-    let Case { mnk: [m, n, k], r, backward, bias, add, mask, y, blocks } = c;
+    let Case { mnk: [m, n, k], r, backward, bias, add, mask, y, shift, blocks } = c;
     let mut gpu = Gpu::new((m + n + k + r) as u64);
     (gpu.exact, gpu.mutant) = (exact, mutant);
     let (a, va) = pitched(&mut gpu, m, k);
@@ -66,15 +77,15 @@ fn run(c: Case, exact: bool, mutant: Option<String>) -> (Report, Vec<f64>, Vec<f
     } else {
         pitched(&mut gpu, n, r.max(1))
     };
-    let (shift, vs) = gpu.random(n, Type::F32);
-    let (c_at, vc) = gpu.random(m * n, y);
+    let (bias_at, vs) = gpu.random(n, Type::F32);
+    let (c_at, vc) = gpu.shifted(m * n, y, shift);
     let (step, scalars) = (5, gpu.upload(&mut [5.0], Type::F32).at);
     let dropout = mask.map(|threshold| Dropout { scalars, seed: 7 << 32 | 9, stream: 3, threshold, keep: 2.0 });
     let tail = (r > 0).then_some(Tail { a: a2, b: b2, r });
     let mapped = if backward {
-        Backward { m, n: k, k: n, gy: a, w: b.at, tail, dropout, dx: c_at.at, add }.launch(blocks)
+        Backward { m, n: k, k: n, gy: a, w: b.at, tail, dropout, dx: c_at, add }.launch(blocks)
     } else {
-        Forward { m, n, k, x: a, w: b.at, tail, bias: bias.then_some(shift), y: c_at }.launch(blocks)
+        Forward { m, n, k, x: a, w: b.at, tail, bias: bias.then_some(bias_at), y: c_at }.launch(blocks)
     };
     let report = gpu.run(&encoded(mapped.unwrap().unwrap()));
     // b and b2 are [n,k] and [n,r], backward [k,n] and [r,n].
@@ -100,7 +111,10 @@ fn check(c: Case) {
         assert!(report.is_clean(), "{c:?}: {report}");
         let out = if c.y == Type::F32 { 0.0 } else { 1.01 * 2f64.powi(-8) };
         let sums = (c.mnk[2] + c.r + 4) as f64 * 2f64.powi(-24);
-        let bound = |i: usize| out * want[i].abs() + if exact { 0.0 } else { sums * abs[i] };
+        // Sums of integers are exact in f32, so there is one right result in bf16 too.
+        let right = |v: &f64| if exact && c.y == Type::Bf16 { half::bf16::from_f64(*v).to_f64() } else { *v };
+        let want: Vec<f64> = want.iter().map(right).collect();
+        let bound = |i: usize| if exact { 0.0 } else { out * want[i].abs() + sums * abs[i] };
         close(&format!("{c:?}"), &got, &want, bound);
     }
 }
@@ -121,6 +135,18 @@ fn tails_in_every_dimension_of_dx() {
     check(Case { mnk: [130, 264, 75], r: 8, add: true, ..DX });
     check(Case { mnk: [77, 328, 129], r: 40, add: true, ..DX });
     check(Case { mnk: [20, 24, 64], r: 128, ..DX });
+}
+
+/// Results in bf16: sixteen bytes at a time, or one by one where they are not aligned; sums are rounded once, also where
+/// something is there already.
+#[test]
+fn dx_in_bf16() {
+    let dx = Case { y: Type::Bf16, ..DX };
+    check(Case { mnk: [130, 264, 72], r: 8, ..dx });
+    check(Case { mnk: [130, 264, 72], r: 8, add: true, ..dx });
+    check(Case { mnk: [70, 520, 200], r: 72, add: true, mask: Some(1 << 30), ..dx });
+    check(Case { mnk: [33, 24, 8], add: true, shift: 1, ..dx });
+    check(Case { mnk: [33, 26, 72], r: 16, y: Type::Bf16, shift: 1, bias: true, ..PLAIN });
 }
 
 #[test]
@@ -145,10 +171,15 @@ fn persistent_blocks() {
 fn boxes_are_fetched_once_and_results_written_in_whole_sectors() {
     let f32s = (Type::F32, 4);
     // Boxes of a step: one of x or gy, and one of W or four.
-    for (case, (y, bytes), boxes) in [(PLAIN, f32s, 2), (PLAIN, (Type::Bf16, 2), 2), (DX, f32s, 5)] {
+    let bf16s = (Type::Bf16, 2);
+    let added = Case { add: true, ..DX };
+    for (case, (y, bytes), boxes) in
+        [(PLAIN, f32s, 2), (PLAIN, bf16s, 2), (DX, f32s, 5), (DX, bf16s, 5), (added, f32s, 5), (added, bf16s, 5)]
+    {
         let case = Case { mnk: [256, 512, 192], r: 8, y, ..case };
         let (report, ..) = run(case, true, None);
-        assert_eq!(report.counters.global_sectors as usize, 256 * 512 * bytes / 32, "{case:?}");
+        let passes = 1 + usize::from(case.add);
+        assert_eq!(report.counters.global_sectors as usize, passes * 256 * 512 * bytes / 32, "{case:?}");
         let fetched = report.counters.instructions.iter().filter(|(op, _)| op.starts_with("cp.async.bulk.tensor"));
         assert_eq!(fetched.map(|(_, count)| count.0).sum::<u64>(), 4 * (3 + 1) * boxes, "{case:?}");
     }
@@ -172,7 +203,7 @@ fn operands_that_tma_cannot_read_are_left_to_others() {
     let odd = Some(Tail { a: 256, b: 258, r: 4 });
     let others = [Forward { k: 12, ..f }, Forward { x: 258, ..f }, Forward { tail: odd, ..f }];
     others.iter().for_each(|f| assert!(f.launch(1).unwrap().is_none(), "{f:?}"));
-    let b = Backward { m: 8, n: 9, k: 8, gy: 256, w: 512, tail: None, dropout: None, dx: 0, add: false };
+    let b = Backward { m: 8, n: 9, k: 8, gy: 256, w: 512, tail: None, dropout: None, dx: y, add: false };
     assert!(b.launch(1).unwrap().is_some());
     let others = [Backward { k: 9, ..b }, Backward { w: 520, ..b }, Backward { tail: odd, ..b }];
     others.iter().for_each(|b| assert!(b.launch(1).unwrap().is_none(), "{b:?}"));

@@ -98,11 +98,11 @@ fn rows_do_not_depend_on_their_neighbours() {
 
 #[test]
 fn gy_is_read_once_and_main_loops_meet_no_bank_twice() {
-    for r in [16, 32, 64, 128] {
+    for (r, ty) in [16, 32, 64, 128].into_iter().flat_map(|r| [(r, Type::F32), (r, Type::Bf16)]) {
         let [m, n] = [64, 8192 / r];
         let mut gpu = Gpu::new(1);
         gpu.exact = true;
-        let (gy, _) = gpu.random(m * n, Type::F32);
+        let (gy, _) = gpu.random(m * n, ty);
         let (b, _) = gpu.random(n * r, Type::F32);
         let (h, _) = gpu.random(m * r, Type::F32);
         let (u, db) = (gpu.alloc(m * r, Type::F32), gpu.alloc(n * r, Type::F32));
@@ -111,10 +111,10 @@ fn gy_is_read_once_and_main_loops_meet_no_bank_twice() {
         let slot = Slot { out: db, add: false };
         let l = plan.u_db(gy, Some((b, u)), Some((h, slot)), 1.0, scratch).unwrap();
         let c = gpu.clean(&l[0]).counters;
-        assert_eq!(c.bank_conflicts, 0, "r {r}");
+        assert_eq!(c.bank_conflicts, 0, "r {r} {ty:?}");
         // gy, h, partial u; b and partial db once for each of two blocks.
-        let floor = (m * n + 2 * m * r + 2 * 2 * n * r) * 4 / 32;
-        assert_eq!(c.global_sectors as usize, floor, "r {r}");
+        let floor = (m * n * ty.size() + (2 * m * r + 2 * 2 * n * r) * 4) / 32;
+        assert_eq!(c.global_sectors as usize, floor, "r {r} {ty:?}");
     }
 }
 

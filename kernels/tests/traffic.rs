@@ -100,6 +100,72 @@ fn rows() {
     assert_eq!((bytes, conflicts), (F * (all + cols as u64), 0));
 }
 
+/// Activations in bf16: half the bytes, still in whole sectors, also where results are added to what is there.
+#[test]
+fn activations_in_bf16() {
+    let (rows, cols) = (4usize, 1024usize);
+    let (n, all) = (rows * cols, (rows * cols) as u64);
+    let mut mem = Memory::new();
+    let [a, b, c, d, e]: [u64; 5] = std::array::from_fn(|_| mem.upload(&vec![0x3f80u16; n]));
+    let [w, small, other] = ones(&mut mem, cols);
+    let (blocks, half) = (n / 1024, F / 2);
+    // One reading of each operand and one writing of each result, and one more reading where it is added to.
+    for add in [0u32, 1] {
+        let more = half * all * u64::from(add);
+        let map = [ptrs(&[b, a]), u64s(&[n]), u32s(&[1, 1, add, 6]), f32s(&[0.0, 0.0])].concat();
+        assert_eq!(count(lowrank_kernels::MAP, "map", &mut mem, blocks, map), (2 * half * all + more, 0));
+        let zip = [ptrs(&[c, a, b]), u64s(&[n]), u32s(&[1, 1, 1, add, 2])].concat();
+        assert_eq!(count(lowrank_kernels::ZIP, "zip_same", &mut mem, blocks, zip), (3 * half * all + more, 0));
+        let swiglu = [ptrs(&[c, b, a, d, e]), u64s(&[n]), u32s(&[add, add])].concat();
+        let counted = count(lowrank_kernels::SEQUENCE, "swiglu_backward_bf16", &mut mem, blocks, swiglu);
+        assert_eq!(counted, (5 * half * all + 2 * more, 0));
+        let site: Vec<u8> =
+            [7u32, 0, 5, 1 << 31].iter().flat_map(|v| v.to_le_bytes()).chain(2f32.to_le_bytes()).collect();
+        let drop = [ptrs(&[c, a, w]), u64s(&[n]), u32s(&[1, 1, add]), vec![Arg::Bytes(site)]].concat();
+        let counted = count(lowrank_kernels::DROPOUT, "dropout", &mut mem, blocks, drop);
+        assert_eq!(counted, (2 * half * all + more + 32 * all / 128, 0));
+        let copy = [ptrs(&[c, a]), u64s(&[n, n, n, n]), u32s(&[add])].concat();
+        assert_eq!(count(lowrank_kernels::COPY, "copy_bf16", &mut mem, n / 256, copy), (2 * half * all + more, 0));
+        // [1, 4, 16, 64], tables [4, 32]: a warp has the pairs of one head, whose tables are four sectors each.
+        let rope = [ptrs(&[c, a, w, w]), u64s(&[n / 2, 32, 16, 4]), f32s(&[1.0]), u32s(&[add])].concat();
+        let counted = count(lowrank_kernels::SEQUENCE, "rope_bf16", &mut mem, n / 512, rope);
+        assert_eq!(counted, (2 * half * all + more + 2 * F * all / 2, 0));
+        let back = [ptrs(&[c, a, d]), u64s(&[cols]), u32s(&[add])].concat();
+        let counted = count(lowrank_kernels::SOFTMAX, "softmax_backward_bf16", &mut mem, rows, back);
+        assert_eq!(counted, (5 * half * all + more, 0));
+        // x, gy and w (f32) twice, dx; rstd a sector for each warp.
+        let norm = [ptrs(&[c, a, w, 0, small, d]), u64s(&[cols]), u32s(&[add])].concat();
+        let counted = count(lowrank_kernels::NORM, "norm_backward_bf16", &mut mem, rows, norm);
+        assert_eq!(counted, (5 * half * all + 2 * F * all + more + 8 * 32 * rows as u64, 0));
+    }
+    let swiglu = [ptrs(&[c, a, d]), u64s(&[n])].concat();
+    let counted = count(lowrank_kernels::SEQUENCE, "swiglu_forward_bf16", &mut mem, blocks, swiglu);
+    assert_eq!(counted, (3 * half * all, 0));
+    let softmax = [ptrs(&[c, a]), u64s(&[cols])].concat();
+    let counted = count(lowrank_kernels::SOFTMAX, "softmax_forward_bf16", &mut mem, rows, softmax);
+    assert_eq!(counted, (3 * half * all, 0));
+    let targets = mem.upload(&[1u32, 2, 3, 4]);
+    let loss = [ptrs(&[small, other, a, targets]), u64s(&[cols])].concat();
+    let counted = count(lowrank_kernels::SOFTMAX, "cross_entropy_forward_bf16", &mut mem, rows, loss);
+    assert_eq!(counted, (half * all + 4 * 32 * rows as u64, 0));
+    let back = [ptrs(&[a, targets, small, other]), u64s(&[cols]), f32s(&[1.0])].concat();
+    let counted = count(lowrank_kernels::SOFTMAX, "cross_entropy_backward_bf16", &mut mem, rows, back);
+    assert_eq!(counted, (2 * half * all + 3 * 8 * 32 * rows as u64, 0));
+    // x twice, w once a row, y; rstd a sector.
+    let norm = [ptrs(&[c, small, 0, a, w, 0]), u64s(&[cols]), f32s(&[1e-6])].concat();
+    let counted = count(lowrank_kernels::NORM, "norm_forward_bf16", &mut mem, rows, norm);
+    assert_eq!(counted, (3 * half * all + F * all + 32 * rows as u64, 0));
+    // x and gy once; rstd and the mean of a row are a sector for each warp; a result a column.
+    let weights = [ptrs(&[other, 0, a, 0, small, d]), u64s(&[rows, cols, 64, cols]), u32s(&[0, 0])].concat();
+    let counted = count(lowrank_kernels::NORM, "norm_weights_bf16", &mut mem, cols / 256, weights);
+    assert_eq!(counted, (2 * half * all + 32 * all / 32 + F * cols as u64, 0));
+    // Rows of an embedding: a warp reads its index once.
+    let ids = mem.upload(&[3u32, 0, 1]);
+    let gather = [ptrs(&[c, a, ids]), u64s(&[3 * cols, cols, rows, cols, 1]), u32s(&[1, 1, 0])].concat();
+    let (bytes, _) = count(lowrank_kernels::MOVING, "gather", &mut mem, 3 * cols / 256, gather);
+    assert_eq!(bytes, 2 * half * 3 * cols as u64 + 32 * 3 * cols as u64 / 32);
+}
+
 /// AdamW reads p, m, v and g and writes p, m and v; the four scalars are one or two sectors for each warp.
 #[test]
 fn optimiser() {

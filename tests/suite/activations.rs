@@ -82,18 +82,21 @@ fn truth(case: &Case, kind: &'static str, values: &[Vec<f64>], gy: &[f64]) -> st
     Ok(ran)
 }
 
-/// Trials for a device; none if it does not have such activations.
+/// Trials for a device; none if it does not have such activations. Where products round their operands, of products alone.
 pub fn trials(target: &Target) -> Vec<Trial> {
+    let [_, operands] = target.units();
     if !target.present() || !target.open().is_ok_and(|d| d.backend().supports_activations(DType::BF16)) {
         return Vec::new();
     }
-    let ops = cases::by_op().iter().filter(|(op, _)| !COMPOSED.contains(op));
+    let rounding = target.rounds_products();
+    let wanted = |op: &str| if rounding { PRODUCTS.contains(&op) } else { !COMPOSED.contains(&op) };
+    let ops = cases::by_op().iter().filter(|(op, _)| wanted(op));
     ops.map(|(op, rows)| {
         let target = target.clone();
         let name = format!("activations/{}/{op}", target.name);
         // Plain loops take their time.
         let rows = rows.iter().filter(|case| !target.is_reference() || case.is_small()).collect();
-        trial(name, rows, 0.0, move || target.open())
+        trial(name, rows, operands, move || target.open())
     })
     .collect()
 }

@@ -81,6 +81,9 @@ pub enum Bound {
     Each(f64),
     /// This many units of the largest element.
     Largest(f64),
+    /// The same, and four roundings of operands: those of q and k, which move scores and so probabilities, of the
+    /// probabilities and of v; likewise in gradients.
+    Attention(f64),
     /// This many units of 1: functions that come near 0 by cancellation.
     Absolute(f64),
 }
@@ -288,6 +291,10 @@ impl Bound {
             Bound::Largest(ulps) => {
                 let largest = truth.iter().fold(0.0f64, |m, y| m.max(y.abs()));
                 vec![ulps * unit * largest; truth.len()]
+            }
+            Bound::Attention(ulps) => {
+                let largest = truth.iter().fold(0.0f64, |m, y| m.max(y.abs()));
+                vec![(ulps * unit + 4.0 * operands) * largest; truth.len()]
             }
         }
     }

@@ -26,6 +26,11 @@ const TENSORS: [(&str, &[usize]); 11] = [
 
 /// The model, the same on every device.
 pub fn model(device: &Device) -> Outcome<Llama> {
+    model_in(DType::F32, device)
+}
+
+/// The same with its weights stored in another dtype.
+pub fn model_in(dtype: DType, device: &Device) -> Outcome<Llama> {
     let mut rng = philox::Rng::new(21, 0);
     let tensors = TENSORS.map(|(name, shape)| {
         let norm = shape.len() == 1;
@@ -40,5 +45,5 @@ pub fn model(device: &Device) -> Outcome<Llama> {
         })
         .collect::<Result<_, _>>()?;
     let bytes = safetensors::serialize(views, None)?;
-    Ok(Llama::from_files("config.json", CONFIG, &[("model.safetensors".to_string(), &bytes[..])], device, DType::F32)?)
+    Ok(Llama::from_files("config.json", CONFIG, &[("model.safetensors".to_string(), &bytes[..])], device, dtype)?)
 }

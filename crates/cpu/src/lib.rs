@@ -1,13 +1,15 @@
 //! The CPU backend of lowrank: rayon over fixed partitions, pooled aligned buffers, arithmetic in f32.
 //!
-//! It knows flat buffers and operations on them, never tensors, the tape or adapters. bf16 and f16 are storage: operands
-//! of products, tables, casts and, by way of f32, elementwise operations. f64 belongs to the reference device.
+//! It knows flat buffers and operations on them, never tensors, the tape or adapters. bf16 and f16 are storage: values are
+//! f32 from where they are read to where a result is rounded. f64 belongs to the reference device.
 //!
 //! * `buffer`, `huge`, `view`: memory, and the checked way from untyped views to slices.
+//! * `results`: results of any storage, lent to tasks as f32.
 //! * `parallel`, `simd`, `math`, `special`: how work is cut, vectorised loops, eˣ, and what is made of it.
 //! * one file per operation, named as in the trait; `gemm` is the only one that knows how products are computed.
 //!
-//! Results are the same bits for any number of threads: no sum is split between tasks, or only by sizes. A row of a product has the same bits alone and in any batch above 16 rows (see `gemm`).
+//! Results are the same bits for any number of threads: no sum is split between tasks, or only by sizes. A row of a product
+//! has the same bits alone and in any batch above 16 rows (see `gemm`).
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

@@ -51,27 +51,30 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
-/// f32 values on the device.
-struct T(Box<dyn Buffer>, usize);
+/// Values on the device.
+struct T(Box<dyn Buffer>, DType, usize);
 
 impl T {
     fn new(cpu: &Cpu, values: &[f32]) -> T {
-        let mut t = T(cpu.alloc(4 * values.len()).unwrap(), values.len());
+        let mut t = T(cpu.alloc(4 * values.len()).unwrap(), DType::F32, values.len());
         cpu.upload(bytemuck::cast_slice(values), t.out()).unwrap();
         t
     }
 
     /// Values in −0.5 … 0.5.
-    fn some(cpu: &Cpu, len: usize) -> T {
-        T::new(cpu, &(0..len).map(|i| (i * 7 % 11) as f32 / 10.0 - 0.5).collect::<Vec<_>>())
+    fn some(cpu: &Cpu, dtype: DType, len: usize) -> T {
+        let values = T::new(cpu, &(0..len).map(|i| (i * 7 % 11) as f32 / 10.0 - 0.5).collect::<Vec<_>>());
+        let mut t = T(cpu.alloc(dtype.size() * len).unwrap(), dtype, len);
+        cpu.map(Map::Copy, values.view(), t.out().set()).unwrap();
+        t
     }
 
     fn view(&self) -> In<'_> {
-        In::new(&*self.0, DType::F32, self.1)
+        In::new(&*self.0, self.1, self.2)
     }
 
     fn out(&mut self) -> Out<'_> {
-        Out::new(&mut *self.0, DType::F32, self.1)
+        Out::new(&mut *self.0, self.1, self.2)
     }
 }
 
@@ -92,7 +95,7 @@ struct Step<'c> {
 }
 
 impl<'c> Step<'c> {
-    fn new(cpu: &'c Cpu) -> Self {
+    fn new(cpu: &'c Cpu, activations: DType) -> Self {
         let mut words = Scalars::new();
         words[Scalars::CLIP] = 1.0;
         words[Scalars::CORRECTION1] = 0.5;
@@ -127,7 +130,10 @@ impl<'c> Step<'c> {
             TOKENS * INNER,       // 26 up
             INNER,                // 27 sums
         ];
-        t.extend(sizes.iter().map(|&len| T::some(cpu, len)));
+        t.extend(sizes.iter().enumerate().map(|(i, &len)| {
+            let dtype = if [1, 5, 7, 8, 11, 13, 14, 15, 20, 26].contains(&(i + 1)) { activations } else { DType::F32 };
+            T::some(cpu, dtype, len)
+        }));
         t[21] = T::new(cpu, &[1.0]);
         let mut ids = cpu.alloc(4 * TOKENS).unwrap();
         let values: Vec<u32> = (0..TOKENS as u32).map(|i| i * 31 % VOCAB as u32).collect();
@@ -237,17 +243,19 @@ fn allocations(f: impl FnOnce()) -> usize {
 /// a task for the first time: a few allocations per thread in twenty steps, where thousands of tasks run.
 #[test]
 fn nothing_is_allocated_after_the_first_step() {
-    let steps = |threads: usize, warm: usize, counted: usize| {
+    let steps = |activations: DType, threads: usize, warm: usize, counted: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         // In the pool: handing work to it from outside allocates in its queue.
         pool.install(|| {
             let cpu = Cpu::new();
-            let mut step = Step::new(&cpu);
+            let mut step = Step::new(&cpu, activations);
             (0..warm).for_each(|_| step.run());
             allocations(|| (0..counted).for_each(|_| step.run()))
         })
     };
-    assert_eq!(steps(1, 1, 3), 0, "on one thread");
-    let several = steps(3, 2, 20);
-    assert!(several <= 3 * 12, "{several} allocations on three threads");
+    for activations in [DType::F32, DType::BF16] {
+        assert_eq!(steps(activations, 1, 1, 3), 0, "{activations}, on one thread");
+        let several = steps(activations, 3, 2, 20);
+        assert!(several <= 3 * 12, "{activations}: {several} allocations on three threads");
+    }
 }

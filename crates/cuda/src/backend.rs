@@ -24,6 +24,10 @@ impl Backend for Cuda {
         true
     }
 
+    fn supports_activations(&self, dtype: DType) -> bool {
+        matches!(dtype, DType::F32 | DType::BF16)
+    }
+
     fn stats(&self) -> Stats {
         let c = &self.counters;
         let mut stats = Stats {

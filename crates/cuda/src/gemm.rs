@@ -43,7 +43,7 @@ pub(crate) fn gemm(cuda: &Cuda, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) ->
     };
     let a_at = cuda.expect_float(OP, "a", a, volume(OP, &[batch, m, k])?)?;
     let b_at = cuda.expect_float(OP, "b", b, volume(OP, &[batch, k, n])?)?;
-    let c_at = cuda.expect(OP, "c", c.out.as_in(), DType::F32, volume(OP, &[batch, m, n])?)?;
+    let c_at = cuda.activation(OP, "c", c.out.as_in(), volume(OP, &[batch, m, n])?)?;
     let product = Product {
         layout,
         batch,
@@ -54,29 +54,41 @@ pub(crate) fn gemm(cuda: &Cuda, op: &Gemm, a: In<'_>, b: In<'_>, c: Slot<'_>) ->
         add: c.mode == lowrank_backend::Mode::Add,
         a: operand(a_at, a.dtype),
         b: operand(b_at, b.dtype),
-        c: operand(c_at, DType::F32),
+        c: operand(c_at, c.out.dtype),
         bias: None,
         tail: None,
     };
     run(cuda, OP, &product, precision)
 }
 
+/// Whether both operands are bf16: products of two such numbers are exact in f32.
+pub(crate) fn native(p: &Product) -> bool {
+    p.a.ty == Type::Bf16 && p.b.ty == Type::Bf16
+}
+
+/// Whether the kernel for a few rows against a weight takes it.
+pub(crate) fn few_rows(p: &Product) -> bool {
+    let masked = p.tail.is_some_and(|tail| tail.dropout.is_some());
+    p.layout == Layout::NT && p.batch == 1 && p.m <= decode::MAX_ROWS && !masked
+}
+
 /// Puts a product on the stream. A few rows against a weight are bound by the bytes of the weight, so they have a kernel of
 /// their own, which computes in f32 whatever the precision.
 pub(crate) fn run(cuda: &Cuda, op: &'static str, p: &Product, precision: Precision) -> Result<()> {
-    let masked = p.tail.is_some_and(|tail| tail.dropout.is_some());
-    if p.layout == Layout::NT && p.batch == 1 && p.m <= decode::MAX_ROWS && !masked {
+    if few_rows(p) {
         let tail = p.tail.map(|t| decode::Tail { h: t.a, b: t.b, r: t.r, s: t.s });
         let &Product { m, n, k, alpha, add, a, b, c, bias, .. } = p;
         let few = decode::Decode { m, n, k, x: a, w: b, y: c, bias, tail, alpha, add };
         return cuda.run_planned(op, few.launch().map_err(too_large(op))?.as_slice());
     }
-    if precision == Precision::Bf16 && crate::hopper::product(cuda, op, p)? {
+    // Hopper's kernels round the low-rank part.
+    if (precision == Precision::Bf16 || native(p) && p.tail.is_none()) && crate::hopper::product(cuda, op, p)? {
         return Ok(());
     }
+    let f16 = p.a.ty == Type::F16 && p.b.ty == Type::F16;
     let launches = match precision {
-        // Products of two 16-bit numbers are exact in f32, on tensor cores as elsewhere.
-        Precision::Full if p.a.ty == p.b.ty && p.a.ty != Type::F32 && p.tail.is_none() => p.tensor(Math::Native),
+        _ if native(p) => p.tensor(Math::Native),
+        Precision::Full if f16 && p.tail.is_none() => p.tensor(Math::Native),
         Precision::Full => p.launches(),
         Precision::Bf16 => p.tensor(Math::Bf16),
         Precision::Bf16x3 => p.tensor(Math::Bf16x3),

@@ -3,14 +3,17 @@
 //!
 //! | product | taken where |
 //! | --- | --- |
-//! | all | compute capability 9.0, a driver of CUDA 12; precision bf16; the second operand bf16, its rows multiples of 16 bytes; one matrix, alpha 1 |
+//! | all | compute capability 9.0, a driver of CUDA 12; precision bf16, or any where both operands are bf16 and there is no low-rank part; the second operand bf16, its rows multiples of 16 bytes; the result f32 or bf16; one matrix, alpha 1 |
 //! | `x Wᵀ + s h Bᵀ + bias` | more than 16 rows (else the decode kernel); result set, not added to; any bias, any rank |
 //! | `gy W + (u A) ⊙ mask` | any rows, any rank, dropout, set or added to |
 //! | `xᵀ y`, f32 or f16 or quantised W, other precisions | never |
 //!
-//! Operands that are not bf16 in memory are rounded into copies. Of a low-rank linear with a rank of 8, 16, 24 … 128 and rows
-//! of x or gy that are multiples of 8 numbers, the sums of `lora_tc.cuh` leave them as they pass ([`Rounded`]); of anything
-//! else one launch before the product (`bf16_rows`). s goes into the copy of h. `LOWRANK_CUDA_TIER=80` leaves everything to the common kernels, `90a` insists on these.
+//! x and gy that are bf16 in memory, in rows of whole 16 bytes, are read as they are: of `[m,k]` that is 2mk bytes from memory
+//! where f32 ones cost 4mk for the sums into the rank, 2mk for the copy that these leave, and 2mk to read it. Operands that
+//! are not bf16 in memory are rounded into copies. Of a low-rank linear with a rank of 8, 16, 24 … 128 and rows of x or gy
+//! that are multiples of 8 numbers, the sums of `lora_tc.cuh` leave them as they pass ([`Rounded`]); of anything else (gy in
+//! bf16 with other rows included) one launch before the product (`bf16_rows`). s goes into the copy of h.
+//! `LOWRANK_CUDA_TIER=80` leaves everything to the common kernels, `90a` insists on these.
 
 #[cfg(test)]
 mod tests;
@@ -20,7 +23,6 @@ use std::sync::{Mutex, PoisonError};
 
 use cudarc::driver::sys;
 use lowrank_backend::{Error, Precision, Result};
-use lowrank_kernels::decode;
 use lowrank_kernels::gemm::{Gemm as Product, Layout, Tail as LowRank};
 use lowrank_kernels::hopper::{BOX_COLS, Backward, Forward, MAP_BYTES, Map, Mapped, Rows, Tail, bf16_rows, pitch};
 use lowrank_kernels::launch::{Operand, Type};
@@ -28,7 +30,7 @@ use lowrank_kernels::lora::{Copies as Left, MAX_RANK};
 
 use crate::Cuda;
 use crate::driver::DeviceInfo;
-use crate::gemm::too_large;
+use crate::gemm::{few_rows, native, too_large};
 use crate::memory::CudaBuffer;
 
 /// The environment variable that names the tier.
@@ -99,18 +101,20 @@ fn takes(cuda: &Cuda, p: &Product) -> bool {
     let shape = match p.layout {
         Layout::NT => {
             let masked = p.tail.is_some_and(|tail| tail.dropout.is_some());
-            p.m > decode::MAX_ROWS && p.k.is_multiple_of(8) && !p.add && !masked
+            !few_rows(p) && p.k.is_multiple_of(8) && !p.add && !masked
         }
         Layout::NN => p.n.is_multiple_of(8) && p.bias.is_none(),
         Layout::TN => false,
     };
     let weight = p.b.ty == Type::Bf16 && p.b.at.is_multiple_of(16);
-    cuda.hopper && shape && weight && p.c.ty == Type::F32 && p.batch == 1 && p.alpha == 1.0
+    cuda.hopper && shape && weight && p.c.ty != Type::F16 && p.batch == 1 && p.alpha == 1.0
 }
 
-/// Memory for the operands of a product with a low-rank part, which the sums into its rank leave in bf16.
+/// Memory for the operands of a product with a low-rank part, which the sums into its rank leave in bf16: for these kernels,
+/// and for the common ones where the other operands are bf16 already.
 pub(crate) struct Rounded {
-    first: CudaBuffer,
+    /// Of x or gy, unless it is bf16.
+    first: Option<CudaBuffer>,
     low: CudaBuffer,
     other: CudaBuffer,
     /// What it is for.
@@ -119,16 +123,21 @@ pub(crate) struct Rounded {
 }
 
 impl Rounded {
-    /// If these kernels take the product, and its operands are such that the sums can leave copies.
+    /// If kernels that multiply bf16 take the product, and its operands are such that the sums can leave copies.
     pub fn new(cuda: &Cuda, p: &Product, precision: Precision) -> Result<Option<Self>> {
-        let Some(tail) = p.tail.filter(|_| precision == Precision::Bf16 && takes(cuda, p)) else { return Ok(None) };
-        let rank = tail.r <= MAX_RANK && pitch(tail.r) == tail.r;
-        let f32s = [p.a, tail.a, tail.b].iter().all(|x| x.ty == Type::F32);
-        if p.m * p.n * p.k == 0 || !rank || !f32s || !p.a.at.is_multiple_of(16) || pitch(p.k) != p.k {
+        let (hopper, common) = (takes(cuda, p), native(p) && !few_rows(p));
+        let wanted = precision == Precision::Bf16 && (hopper || common);
+        let Some(tail) = p.tail.filter(|_| wanted) else { return Ok(None) };
+        let rank = (1..=MAX_RANK).contains(&tail.r) && (!hopper || pitch(tail.r) == tail.r);
+        let low = tail.a.ty == Type::F32 && tail.b.ty == Type::F32;
+        let copied = p.a.ty == Type::F32;
+        let passes = if copied { p.a.at.is_multiple_of(16) && pitch(p.k) == p.k } else { p.a.ty == Type::Bf16 };
+        if p.m * p.n * p.k == 0 || !rank || !low || !passes {
             return Ok(None);
         }
-        let copy = |rows, cols| cuda.stream.alloc(Rows::bytes(rows, cols));
-        let (first, low, other) = (copy(p.m, p.k)?, copy(p.m, tail.r)?, copy(p.n, tail.r)?);
+        let copy = |rows, cols| cuda.stream.alloc(rows * cols * Type::Bf16.size());
+        let first = copied.then(|| copy(p.m, p.k)).transpose()?;
+        let (low, other) = (copy(p.m, tail.r)?, copy(p.n, tail.r)?);
         Ok(Some(Rounded { first, low, other, product: *p, tail }))
     }
 
@@ -136,7 +145,7 @@ impl Rounded {
     pub fn left(&self) -> Left {
         let (other, len) = (self.other.address(), self.product.n * self.tail.r);
         Left {
-            x: Some(self.first.address()),
+            x: self.first.as_ref().map(CudaBuffer::address),
             u: Some((self.low.address(), self.tail.s)),
             other: Some((self.tail.b.at, other, len)),
         }
@@ -146,7 +155,7 @@ impl Rounded {
     pub fn product(&self) -> Product {
         let of = |copy: &CudaBuffer| Operand::new(copy.address(), Type::Bf16);
         let tail = LowRank { a: of(&self.low), b: of(&self.other), s: 1.0, ..self.tail };
-        Product { a: of(&self.first), tail: Some(tail), ..self.product }
+        Product { a: self.first.as_ref().map_or(self.product.a, of), tail: Some(tail), ..self.product }
     }
 }
 
@@ -190,7 +199,7 @@ pub(crate) fn product(cuda: &Cuda, op: &'static str, p: &Product) -> Result<bool
     let blocks = cuda.context.info.multiprocessors as usize;
     let mapped = match p.layout {
         Layout::NT => Forward { m, n, k, x: first, w: b.at, tail, bias, y: c }.launch(blocks),
-        _ => Backward { m, n: k, k: n, gy: first, w: b.at, tail, dropout, dx: c.at, add }.launch(blocks),
+        _ => Backward { m, n: k, k: n, gy: first, w: b.at, tail, dropout, dx: c, add }.launch(blocks),
     };
     let Some(Mapped { mut launch, maps }) = mapped.map_err(too_large(op))? else { return Ok(false) };
     for (map, to) in maps.iter().zip(launch.params.chunks_exact_mut(MAP_BYTES)) {

@@ -26,6 +26,11 @@ pub(crate) fn code(dtype: DType) -> u32 {
     }
 }
 
+/// The kernel for activations of a dtype: of f32, or of bf16.
+pub(crate) fn entry(dtype: DType, [of_f32, of_bf16]: [&'static str; 2]) -> &'static str {
+    if dtype == DType::BF16 { of_bf16 } else { of_f32 }
+}
+
 /// Up to 8 bytes as a number with these bytes.
 fn word(bytes: &[u8]) -> u64 {
     let mut word = [0; 8];
@@ -63,6 +68,16 @@ impl Cuda {
         let at = self.address(op, what, x)?;
         if x.dtype != dtype {
             return Err(Error::dtype(op, what, x.dtype, dtype.name()));
+        }
+        x.expect(op, what, len)?;
+        Ok(at)
+    }
+
+    /// Where a view of activations starts: `len` elements of f32 or bf16.
+    pub(crate) fn activation(&self, op: &'static str, what: &str, x: In<'_>, len: usize) -> Result<u64> {
+        let at = self.address(op, what, x)?;
+        if !matches!(x.dtype, DType::F32 | DType::BF16) {
+            return Err(Error::dtype(op, what, x.dtype, "f32 or bf16"));
         }
         x.expect(op, what, len)?;
         Ok(at)

@@ -4,6 +4,9 @@
 //! carry the branch. lora_backward is `u = s gy B` with `db` in one read of gy, `da = uᵀ x̂`, and one product
 //! `dx = gy W + (u A) ⊙ mask`. Ranks above 128 sum by plain products, the branch still in the tiles. The precision is that
 //! of the products with W, on tensor cores unless it is full; sums into h, u, da and db are of bf16 if it is bf16, else f32.
+//!
+//! x, y, gy and dx are f32 or bf16, all the same. Where they and W are bf16 their product is exact on tensor cores in every
+//! precision; what the precision says is then about the low-rank part alone, which is f32 unless it is bf16.
 
 use lowrank_backend::{
     Buffer, DType, Dropout, Error, Gemm, In, Linear, Lora, Mode, Out, Precision, Result, Slot, Weight,
@@ -25,9 +28,19 @@ fn weight(cuda: &Cuda, op: &'static str, w: Weight<'_>, n: usize, k: usize) -> R
     }
 }
 
+/// Activations.
+fn active(cuda: &Cuda, op: &'static str, what: &str, x: In<'_>, len: usize) -> Result<Operand> {
+    Ok(operand(cuda.activation(op, what, x, len)?, x.dtype))
+}
+
+/// A view with `len` elements of this dtype.
+fn like(cuda: &Cuda, op: &'static str, what: &str, x: In<'_>, dtype: DType, len: usize) -> Result<Operand> {
+    Ok(operand(cuda.expect(op, what, x, dtype, len)?, dtype))
+}
+
 /// A view of f32 with `len` elements.
 fn f32s(cuda: &Cuda, op: &'static str, what: &str, x: In<'_>, len: usize) -> Result<Operand> {
-    Ok(operand(cuda.expect(op, what, x, DType::F32, len)?, DType::F32))
+    like(cuda, op, what, x, DType::F32, len)
 }
 
 fn forward(cuda: &Cuda, name: &'static str, op: &Linear<'_>, x: In<'_>, y: &Out<'_>) -> Result<Product> {
@@ -44,9 +57,9 @@ fn forward(cuda: &Cuda, name: &'static str, op: &Linear<'_>, x: In<'_>, y: &Out<
         k,
         alpha: 1.0,
         add: false,
-        a: f32s(cuda, name, "x", x, volume(name, &[m, k])?)?,
+        a: active(cuda, name, "x", x, volume(name, &[m, k])?)?,
         b: weight(cuda, name, op.w, n, k)?,
-        c: f32s(cuda, name, "y", y.as_in(), volume(name, &[m, n])?)?,
+        c: like(cuda, name, "y", y.as_in(), x.dtype, volume(name, &[m, n])?)?,
         bias,
         tail: None,
     })
@@ -62,9 +75,9 @@ fn backward(cuda: &Cuda, name: &'static str, op: &Linear<'_>, gy: In<'_>, dx: &S
         k: n,
         alpha: 1.0,
         add: dx.mode == Mode::Add,
-        a: f32s(cuda, name, "gy", gy, volume(name, &[m, n])?)?,
+        a: active(cuda, name, "gy", gy, volume(name, &[m, n])?)?,
         b: weight(cuda, name, op.w, n, k)?,
-        c: f32s(cuda, name, "dx", dx.out.as_in(), volume(name, &[m, k])?)?,
+        c: like(cuda, name, "dx", dx.out.as_in(), gy.dtype, volume(name, &[m, k])?)?,
         bias: None,
         tail: None,
     })
@@ -148,9 +161,9 @@ pub(crate) fn lora_backward(
     const OP: &str = "lora_backward";
     let (m, n, k, r, scale) = (op.base.m, op.base.n, op.base.k, op.r, op.scale);
     let (a, b) = factors(cuda, OP, op)?;
-    let x_at = f32s(cuda, OP, "x", x, volume(OP, &[m, k])?)?;
+    let x_at = active(cuda, OP, "x", x, volume(OP, &[m, k])?)?;
     let h_at = f32s(cuda, OP, "h", h, volume(OP, &[m, r])?)?;
-    let gy_at = f32s(cuda, OP, "gy", gy, volume(OP, &[m, n])?)?;
+    let gy_at = like(cuda, OP, "gy", gy, x.dtype, volume(OP, &[m, n])?)?;
     let mask = op.dropout.map(|d| mask(cuda, OP, &d, op.scalars)).transpose()?;
     let sum = |what, slot: &Slot<'_>, len| -> Result<Sum> {
         Ok(Sum { out: f32s(cuda, OP, what, slot.out.as_in(), len)?, add: slot.mode == Mode::Add })

@@ -1,9 +1,10 @@
-//! The low-rank embedding. A and its gradient are addressed transposed, so nothing of size [vocab, r] is moved.
+//! The low-rank embedding. A and its gradient are addressed transposed, so nothing of size [vocab, r] is moved. Rows of W that
+//! bf16 cannot hold wait for their low-rank part in f32, so that y is rounded once.
 
-use lowrank_backend::{Buffer, DType, Gemm, In, LoraEmbedding, Mode, Out, Result, Rows, Slot};
+use lowrank_backend::{Buffer, DType, Gemm, In, LoraEmbedding, Map, Mode, Out, Result, Rows, Slot};
 
 use crate::Cuda;
-use crate::elementwise::fill;
+use crate::elementwise::{fill, map};
 use crate::gemm::gemm;
 use crate::launch::volume;
 use crate::moving::{gather_steps, scatter_steps};
@@ -21,14 +22,22 @@ pub(crate) fn lora_embedding_forward(cuda: &Cuda, op: &LoraEmbedding<'_>, y: Out
     const OP: &str = "lora_embedding_forward";
     let &LoraEmbedding { vocab, dim, count, r, scale, precision, .. } = op;
     expect(cuda, OP, op)?;
-    cuda.expect(OP, "y", y.as_in(), DType::F32, volume(OP, &[count, dim])?)?;
+    let len = volume(OP, &[count, dim])?;
+    cuda.activation(OP, "y", y.as_in(), len)?;
     cuda.expect(OP, "h", h.as_in(), DType::F32, volume(OP, &[count, r])?)?;
     let (mut y, mut h) = (y, h);
     let rows = Rows { rows: vocab, width: r, count };
     gather_steps(cuda, OP, &rows, [1, vocab], op.a, op.ids, h.reborrow().set())?;
     let rows = Rows { rows: vocab, width: dim, count };
-    gather_steps(cuda, OP, &rows, [dim, 1], op.w, op.ids, y.reborrow().set())?;
-    gemm(cuda, &Gemm::nt(count, dim, r).alpha(scale).precision(precision), h.as_in(), op.b, y.add())
+    let low = Gemm::nt(count, dim, r).alpha(scale).precision(precision);
+    if y.dtype == DType::F32 || op.w.dtype == y.dtype {
+        gather_steps(cuda, OP, &rows, [dim, 1], op.w, op.ids, y.reborrow().set())?;
+        return gemm(cuda, &low, h.as_in(), op.b, y.add());
+    }
+    let mut sum: Box<dyn Buffer> = Box::new(cuda.scratch(len)?);
+    gather_steps(cuda, OP, &rows, [dim, 1], op.w, op.ids, Out::new(&mut *sum, DType::F32, len).set())?;
+    gemm(cuda, &low, h.as_in(), op.b, Out::new(&mut *sum, DType::F32, len).add())?;
+    map(cuda, Map::Copy, In::new(&*sum, DType::F32, len), y.set())
 }
 
 /// `db (+)= s gyᵀ h; (daᵀ)[ids] += s gy B`.
@@ -43,7 +52,7 @@ pub(crate) fn lora_embedding_backward(
     const OP: &str = "lora_embedding_backward";
     let &LoraEmbedding { vocab, dim, count, r, scale, precision, .. } = op;
     expect(cuda, OP, op)?;
-    cuda.expect(OP, "gy", gy, DType::F32, volume(OP, &[count, dim])?)?;
+    cuda.activation(OP, "gy", gy, volume(OP, &[count, dim])?)?;
     cuda.expect(OP, "h", h, DType::F32, volume(OP, &[count, r])?)?;
     if let Some(db) = db {
         gemm(cuda, &Gemm::tn(dim, r, count).alpha(scale).precision(precision), gy, h, db)?;

@@ -1,10 +1,10 @@
-//! Softmax, cross entropy and norms: rows that are treated alone, one block each.
+//! Softmax, cross entropy and norms: rows that are treated alone, one block each; of activations in f32 or bf16.
 
 use lowrank_backend::{Buffer, CrossEntropy, DType, Error, IGNORE, In, Matrix, Norm, Out, Reduce, Result, Slot};
 use lowrank_kernels as kernels;
 
 use crate::Cuda;
-use crate::launch::{add, volume};
+use crate::launch::{add, entry, volume};
 
 /// Rows that one thread adds up in the gradient of a norm's weights.
 const CHUNK: usize = 64;
@@ -14,9 +14,10 @@ pub(crate) fn softmax_forward(cuda: &Cuda, op: &Matrix, x: In<'_>, y: Out<'_>) -
     const OP: &str = "softmax_forward";
     let &Matrix { rows, cols } = op;
     let len = volume(OP, &[rows, cols])?;
-    let from = cuda.expect(OP, "x", x, DType::F32, len)?;
-    let to = cuda.expect(OP, "y", y.as_in(), DType::F32, len)?;
-    cuda.launch(OP, &kernels::SOFTMAX, "softmax_forward").u64s(&[to, from]).sizes(&[cols]).run(rows, 256)
+    let from = cuda.activation(OP, "x", x, len)?;
+    let to = cuda.expect(OP, "y", y.as_in(), x.dtype, len)?;
+    let name = entry(x.dtype, ["softmax_forward", "softmax_forward_bf16"]);
+    cuda.launch(OP, &kernels::SOFTMAX, name).u64s(&[to, from]).sizes(&[cols]).run(rows, 256)
 }
 
 /// See the trait.
@@ -24,10 +25,11 @@ pub(crate) fn softmax_backward(cuda: &Cuda, op: &Matrix, y: In<'_>, gy: In<'_>, 
     const OP: &str = "softmax_backward";
     let &Matrix { rows, cols } = op;
     let len = volume(OP, &[rows, cols])?;
-    let y = cuda.expect(OP, "y", y, DType::F32, len)?;
-    let gy = cuda.expect(OP, "gy", gy, DType::F32, len)?;
-    let to = cuda.expect(OP, "dx", dx.out.as_in(), DType::F32, len)?;
-    let mut l = cuda.launch(OP, &kernels::SOFTMAX, "softmax_backward");
+    let dtype = y.dtype;
+    let y = cuda.activation(OP, "y", y, len)?;
+    let gy = cuda.expect(OP, "gy", gy, dtype, len)?;
+    let to = cuda.expect(OP, "dx", dx.out.as_in(), dtype, len)?;
+    let mut l = cuda.launch(OP, &kernels::SOFTMAX, entry(dtype, ["softmax_backward", "softmax_backward_bf16"]));
     l.u64s(&[to, y, gy]).sizes(&[cols]).u32s(&[add(dx.mode)]).run(rows, 256)
 }
 
@@ -51,10 +53,10 @@ pub(crate) fn norm_forward(
     rstd: Out<'_>,
 ) -> Result<()> {
     let &Norm { rows, cols, eps } = op;
-    let len = nonempty(name, op)?;
-    let x = cuda.expect(name, "x", x, DType::F32, len)?;
+    let (len, dtype) = (nonempty(name, op)?, x.dtype);
+    let x = cuda.activation(name, "x", x, len)?;
     let w = cuda.expect(name, "w", w, DType::F32, cols)?;
-    let y = cuda.expect(name, "y", y.as_in(), DType::F32, len)?;
+    let y = cuda.expect(name, "y", y.as_in(), dtype, len)?;
     let rstd = cuda.expect(name, "rstd", rstd.as_in(), DType::F32, rows)?;
     let (b, mean) = match &layer {
         None => (0, 0),
@@ -62,7 +64,7 @@ pub(crate) fn norm_forward(
             (cuda.expect(name, "b", *b, DType::F32, cols)?, cuda.expect(name, "mean", mean.as_in(), DType::F32, rows)?)
         }
     };
-    let mut l = cuda.launch(name, &kernels::NORM, "norm_forward");
+    let mut l = cuda.launch(name, &kernels::NORM, entry(dtype, ["norm_forward", "norm_forward_bf16"]));
     l.u64s(&[y, rstd, mean, x, w, b]).sizes(&[cols]).f32s(&[eps]).run(rows, 256)
 }
 
@@ -82,18 +84,18 @@ pub(crate) fn norm_backward(
     db: Option<Slot<'_>>,
 ) -> Result<()> {
     let &Norm { rows, cols, .. } = op;
-    let len = nonempty(name, op)?;
-    let x = cuda.expect(name, "x", x, DType::F32, len)?;
+    let (len, dtype) = (nonempty(name, op)?, x.dtype);
+    let x = cuda.activation(name, "x", x, len)?;
     let w = cuda.expect(name, "w", w, DType::F32, cols)?;
-    let gy = cuda.expect(name, "gy", gy, DType::F32, len)?;
+    let gy = cuda.expect(name, "gy", gy, dtype, len)?;
     let rstd = cuda.expect(name, "rstd", rstd, DType::F32, rows)?;
     let mean = mean.map_or(Ok(0), |mean| cuda.expect(name, "mean", mean, DType::F32, rows))?;
     if dw.is_some() || db.is_some() {
-        weights(cuda, name, [rows, cols], [x, mean, rstd, gy], dw, db)?;
+        weights(cuda, name, dtype, [rows, cols], [x, mean, rstd, gy], dw, db)?;
     }
     let Some(dx) = dx else { return Ok(()) };
-    let to = cuda.expect(name, "dx", dx.out.as_in(), DType::F32, len)?;
-    let mut l = cuda.launch(name, &kernels::NORM, "norm_backward");
+    let to = cuda.expect(name, "dx", dx.out.as_in(), dtype, len)?;
+    let mut l = cuda.launch(name, &kernels::NORM, entry(dtype, ["norm_backward", "norm_backward_bf16"]));
     l.u64s(&[to, x, w, mean, rstd, gy]).sizes(&[cols]).u32s(&[add(dx.mode)]).run(rows, 256)
 }
 
@@ -101,6 +103,7 @@ pub(crate) fn norm_backward(
 fn weights(
     cuda: &Cuda,
     name: &'static str,
+    dtype: DType,
     [rows, cols]: [usize; 2],
     operands: [u64; 4],
     dw: Option<Slot<'_>>,
@@ -113,7 +116,7 @@ fn weights(
     let ((dw_at, dw_add), (db_at, db_add)) = (place("dw", &dw)?, place("db", &db)?);
     let parts = rows.div_ceil(CHUNK).max(1);
     let stage = |dw_at: u64, db_at: u64, modes: [u32; 2]| {
-        let mut l = cuda.launch(name, &kernels::NORM, "norm_weights");
+        let mut l = cuda.launch(name, &kernels::NORM, entry(dtype, ["norm_weights", "norm_weights_bf16"]));
         l.u64s(&[dw_at, db_at]).u64s(&operands).sizes(&[rows, cols, CHUNK, parts * cols]);
         l.u32s(&modes).run_elements(parts * cols)
     };
@@ -158,10 +161,11 @@ pub(crate) fn cross_entropy_forward(
     const OP: &str = "cross_entropy_forward";
     let &CrossEntropy { rows, vocab, denominator } = op;
     let [targets, lse] = expect(cuda, OP, op, targets, lse.as_in())?;
-    let logits = cuda.expect(OP, "logits", logits, DType::F32, volume(OP, &[rows, vocab])?)?;
+    let name = entry(logits.dtype, ["cross_entropy_forward", "cross_entropy_forward_bf16"]);
+    let logits = cuda.activation(OP, "logits", logits, volume(OP, &[rows, vocab])?)?;
     let loss = cuda.expect(OP, "loss", loss.as_in(), DType::F32, 1)?;
     let losses = cuda.scratch(rows)?;
-    let mut l = cuda.launch(OP, &kernels::SOFTMAX, "cross_entropy_forward");
+    let mut l = cuda.launch(OP, &kernels::SOFTMAX, name);
     l.u64s(&[lse, losses.address(), logits, targets]).sizes(&[vocab]).run(rows, 256)?;
     let mut l = cuda.launch(OP, &kernels::SOFTMAX, "cross_entropy_total");
     l.u64s(&[loss, losses.address()]).sizes(&[rows]).f32s(&[1.0 / denominator]).run(1, 256)
@@ -179,8 +183,9 @@ pub(crate) fn cross_entropy_backward(
     const OP: &str = "cross_entropy_backward";
     let &CrossEntropy { rows, vocab, denominator } = op;
     let [targets, lse] = expect(cuda, OP, op, targets, lse)?;
-    let logits = cuda.expect(OP, "logits", logits.as_in(), DType::F32, volume(OP, &[rows, vocab])?)?;
+    let name = entry(logits.dtype, ["cross_entropy_backward", "cross_entropy_backward_bf16"]);
+    let logits = cuda.activation(OP, "logits", logits.as_in(), volume(OP, &[rows, vocab])?)?;
     let gy = cuda.expect(OP, "gy", gy, DType::F32, 1)?;
-    let mut l = cuda.launch(OP, &kernels::SOFTMAX, "cross_entropy_backward");
+    let mut l = cuda.launch(OP, &kernels::SOFTMAX, name);
     l.u64s(&[logits, targets, lse, gy]).sizes(&[vocab]).f32s(&[1.0 / denominator]).run(rows, 256)
 }

@@ -11,6 +11,7 @@ use lowrank_kernels::{COPY, Module};
 use crate::driver::DeviceInfo;
 use crate::{Cuda, driver};
 
+mod activations;
 mod steps;
 
 /// The first GPU.

@@ -20,6 +20,8 @@ pub struct Case {
     pub bias: Option<Type>,
     /// Rank of the tail and probability of its dropout.
     pub tail: Option<(usize, f64)>,
+    /// What both operands of the tail are stored as.
+    pub low: Type,
     pub tile: usize,
     /// Tensor cores instead of FMA units.
     pub math: Option<Math>,
@@ -34,6 +36,7 @@ pub const PLAIN: Case = Case {
     add: false,
     bias: None,
     tail: None,
+    low: Type::F32,
     tile: 64,
     math: None,
 };
@@ -64,8 +67,8 @@ pub fn run(c: Case, exact: bool, mutant: Option<String>) -> (Vec<Report>, Vec<f6
     let mut g = Gemm { layout, batch, m, n, k, alpha, add, a, b, c: out, bias: bias.as_ref().map(|x| x.0), tail: None };
     let mut low = (vec![], vec![], vec![1.0; m * n]);
     if let Some((r, p)) = c.tail {
-        let (h, vh) = gpu.random(m * r, Type::F32);
-        let (w, vw) = gpu.random(n * r, Type::F32);
+        let (h, vh) = gpu.random(m * r, c.low);
+        let (w, vw) = gpu.random(n * r, c.low);
         let d = lowrank_backend::Dropout { p, seed: 0x1234_5678_9abc, stream: 7 };
         let scalars = gpu.mem.upload(&[5.0f32; 64]);
         let dropout = (p > 0.0).then_some(Dropout {
