@@ -10,7 +10,7 @@
 //!
 //! * where (sequences × key/value heads) share out evenly, one task each: P and dS of a block stay in the cache;
 //! * else in waves: P and dS of some blocks by one task each, then dk and dv of these by tasks for blocks of keys. No FLOP more,
-//!   but P and dS are read from further away: 8 to 10 % more processor time with two threads, and by the clock 74 instead of
+//!   but P and dS are read from further away: 6 to 12 % more processor time with two threads, and by the clock 74 instead of
 //!   123 ms for 2048 positions of 8 heads with one of keys and values, 2.5 instead of 4.5 for 512 (AMD EPYC, Zen 5, two threads).
 //!
 //! Not built: tasks for blocks of keys that recompute S and dP of their own (7 products instead of 5).
