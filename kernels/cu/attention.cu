@@ -16,8 +16,12 @@
 // Rows of tiles are 4 floats longer than dim: lanes that read 16 bytes of neighbouring rows meet in no bank.
 //   floor: q, y once; k, v once for each tile of queries (from L2 after the first)
 //   ptxsim counts no bank conflict in any of them (tests/attention.rs)
-//   registers up to 128 (dq_64, dkv_64; forward 110, 124, 95) and 51 to 85 KiB of shared memory: two blocks a
-//   multiprocessor of 228 KiB, one of 100 KiB
+//   attention_forward_64: 256 threads, 110 registers, 51 KiB of shared memory: 2 blocks on 9.0, 1 on 8.6
+//   attention_forward_128: 256 threads, 124 registers, 83 KiB of shared memory: 2 blocks on 9.0, 1 on 8.6
+//   attention_forward_256: 256 threads, 96 registers, 70 KiB of shared memory: 2 blocks on 9.0, 1 on 8.6
+//   attention_dq_64, attention_dkv_64: 256 threads, 128 registers, 85 KiB of shared memory: 2 blocks on 9.0, 1 on 8.6
+//   attention_dq_128, attention_dkv_128: 256 threads, 96 registers, 71 KiB of shared memory: 2 blocks on 9.0, 1 on 8.6
+//   attention_dq_256, attention_dkv_256: 256 threads, 122 registers, 66 KiB of shared memory: 2 blocks on 9.0, 1 on 8.6
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"

@@ -25,13 +25,15 @@
 //   forward q and y once, lse out, k and v for each 128 queries; dq q, gy and dq once, lse, delta, k and v for each 128
 //   queries; dkv k, v, dk and dv once, q, gy, lse and delta for each 128 keys
 //   ptxsim counts exactly these sectors and no bank conflict (tests/attention_tc.rs asserts both)
-//                        threads  keys at a time  shared memory  registers up to  blocks a multiprocessor of 100 KiB
-//   forward_64, f32_           128              64         32 KiB              255  2
-//   full_forward_64            128              32         24 KiB              206  2
-//   forward_128                128              32         48 KiB              253  2
-//   f32_, full_forward_128     128              16         40 KiB              242  2
-//   dq_64, dkv_64, all         128                       48.5 KiB              254  2
-//   dq_128, dkv_128, all       256                       96.5 KiB              255  1
+//   keys at a time: forward_64 and f32_forward_64 64; full_forward_64, forward_128 32; f32_forward_128, full_forward_128 16
+//   attention_tc_forward_64, attention_tc_f32_forward_64: 128 threads, 255 registers, 32 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   attention_tc_full_forward_64: 128 threads, 206 registers, 24 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   attention_tc_forward_128: 128 threads, 253 registers, 48 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   attention_tc_*_forward_128: 128 threads, 242 registers, 40 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   attention_tc_dq_64, attention_tc_*_dq_64: 128 threads, 246 registers, 48 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   attention_tc_dkv_64, attention_tc_*_dkv_64: 128 threads, 254 registers, 48.5 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   attention_tc_dq_128, attention_tc_*_dq_128: 256 threads, 242 registers, 96 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   attention_tc_dkv_128, attention_tc_*_dkv_128: 256 threads, 255 registers, 96.5 KiB of shared memory: 1 block on 9.0, 1 on 8.6
 // A file for each of these and each D, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and attention.cuh.
 #pragma once
 

@@ -8,8 +8,9 @@
 // depend on m.
 //   floor: nk weights, mk·n/16 of x (from L2), mn of y; 2mnk FLOP: at m = 16 as much arithmetic as memory traffic
 //   ptxsim counts exactly these sectors, and no bank conflict in the loop (tests/decode.rs asserts both)
-//   registers (sm_90): f32 91, 127, 146, 240 for 1, 4, 8, 16 rows; 16 bits 74, 110, 128, 162: two blocks a
-//   multiprocessor, one for 16 rows and for 8 of f32
+//   decode_1_16bit: 256 threads, 74 registers, 32.125 KiB of shared memory: 3 blocks on 9.0, 3 on 8.6
+//   decode_1_f32, decode_4_*, decode_8_16bit: 256 threads, 128 registers, 33 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   decode_8_f32, decode_16_*: 256 threads, 240 registers, 34 KiB of shared memory: 1 block on 9.0, 1 on 8.6
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"

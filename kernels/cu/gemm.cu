@@ -11,7 +11,8 @@
 // stages: while a tile is multiplied, the next is on its way in registers, where the conversion to f32 happens.
 //   on paper: 2mnk FLOP; (m·n·k/128)·2 elements read, m·n written, all in whole 32-byte sectors where rows are aligned
 //   ptxsim counts: exactly these sectors, no bank conflict anywhere (tests/gemm.rs asserts both)
-//   registers (sm_80 / 90 / 120): 128 / 128 / 128 for two blocks a multiprocessor; small tiles 68 / 71 / 64 for three
+//   gemm_*_128: 256 threads, 128 registers, 32 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   gemm_*_64: 256 threads, 71 registers, 16 KiB of shared memory: 3 blocks on 9.0, 3 on 8.6
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"

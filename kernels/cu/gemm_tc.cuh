@@ -14,7 +14,9 @@
 // transposed by ldmatrix.trans. Sums run over r, then k, ascending: the bits of a row depend neither on m nor its place.
 //   on paper: 2mnk FLOP; (m·n·k/128)·2 elements read, m·n written, in whole sectors where rows are aligned
 //   ptxsim counts exactly these sectors and no bank conflict (tests/gemm_tc.rs asserts both)
-//   64 KiB of shared memory (bf16, tf32: 34); registers up to 150 (16-bit), 226 (by registers): a block a multiprocessor
+//   gemm_tc_*_bf16_bf16, gemm_tc_*_f16_f16: 256 threads, 150 registers, 64 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   gemm_tc_*_bf16, gemm_tc_*_tf32: 256 threads, 220 registers, 34 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   gemm_tc_*_bf16x3: 256 threads, 226 registers, 64 KiB of shared memory: 1 block on 9.0, 1 on 8.6
 // A file for each kind, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and gemm.cuh.
 #pragma once
 

@@ -12,8 +12,14 @@
 //   on paper: 2mcr FLOP each; mc elements read once, (slices·m + blocks·c)·r floats out and in again; b once a block
 //   ptxsim counts exactly these sectors and no bank conflict for u and v (tests/lora.rs asserts both); where b is stored
 //   along ([r,c]), its way to shared memory meets four lanes in a bank, once a block
-//   shared memory: 34 to 79 KiB; registers up to 128, so two blocks a multiprocessor; uv_16 has 130 and one, with
-//   32 KiB of gy on their way, about what latency times bandwidth asks for
+//   uv_16 has one block with 32 KiB of gy on their way, about what latency times bandwidth asks for
+//   lora_u_16: 256 threads, 94 registers, 72.25 KiB of shared memory: 2 blocks on 9.0, 1 on 8.6
+//   lora_u_32, lora_u_64: 256 threads, 72 registers, 56.25 KiB of shared memory: 3 blocks on 9.0, 1 on 8.6
+//   lora_u_128: 256 threads, 62 registers, 44.25 KiB of shared memory: 4 blocks on 9.0, 2 on 8.6
+//   lora_v_*: 256 threads, 128 registers, 33.25 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   lora_uv_16: 256 threads, 132 registers, 73.25 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   lora_uv_32, lora_uv_64, lora_uv_128: 256 threads, 114 registers, 58.25 KiB of shared memory: 2 blocks on 9.0, 1 on 8.6
+//   lora_sum: 256 threads, 26 registers: 8 blocks on 9.0, 6 on 8.6
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"

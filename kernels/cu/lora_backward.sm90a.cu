@@ -9,7 +9,8 @@
 //   at m = 8192, k = n = 4096, 268 MB instead of 537 (336 instead of 671)
 //   the mask: 32 Philox blocks a thread and tile, while the tensor cores wait: on paper 7000 issue slots of a scheduler
 //   beside 1024 cycles of tensor cores for each 64 of n, 11 % at n = 4096
-//   193 KiB of shared memory, 168 registers at launch (40 for the producer, 232 for the others): one block
+//   registers at launch; then 40 for the producer, 232 for the others
+//   lora_backward: 384 threads, 168 registers, 193.0625 KiB of shared memory: 1 block on 9.0
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"

@@ -13,7 +13,14 @@
 //   on paper: 2mcr FLOP each; mc elements read once, (slices·m + blocks·c)·r floats out and in again; b once a block
 //   ptxsim counts exactly these sectors and no bank conflict for u and v (tests/lora_tc.rs asserts both); a copy of x for
 //   Hopper's products is mc more out, none in
-//   21 to 57 KiB of shared memory; registers up to 143 (16 bits), 189 (f32): one or two blocks a multiprocessor
+//   lora_tc_*_16_f32: 256 threads, 196 registers, 57 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   lora_tc_*_32_f32: 256 threads, 153 registers, 40 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   lora_tc_*_64_f32: 256 threads, 149 registers, 36 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   lora_tc_*_128_f32: 256 threads, 146 registers, 34 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   lora_tc_*_16_16bit: 256 threads, 145 registers, 57 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   lora_tc_*_32_16bit: 256 threads, 130 registers, 40 KiB of shared memory: 1 block on 9.0, 1 on 8.6
+//   lora_tc_*_64_16bit: 256 threads, 121 registers, 36 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
+//   lora_tc_*_128_16bit: 256 threads, 134 registers, 34 KiB of shared memory: 1 block on 9.0, 1 on 8.6
 // A file for each rank, so that the driver compiles what is used. Needs common.cuh, philox.cuh and operand.cuh.
 #pragma once
 

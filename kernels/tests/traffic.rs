@@ -166,7 +166,68 @@ fn activations_in_bf16() {
     assert_eq!(bytes, 2 * half * 3 * cols as u64 + 32 * 3 * cols as u64 / 32);
 }
 
-/// AdamW reads p, m, v and g and writes p, m and v; the four scalars are one or two sectors for each warp.
+/// Rows and elements that find their way by index arithmetic, sums of short rows and of partial results, constants.
+#[test]
+fn moved_and_summed() {
+    let (rows, cols) = (4usize, 1024usize);
+    let (n, all) = (rows * cols, (rows * cols) as u64);
+    let warps = all / 32;
+    let mut mem = Memory::new();
+    let [a, b, c, w] = ones(&mut mem, 3 * n);
+    let [small, other] = ones(&mut mem, cols);
+    for (entry, bytes) in [("fill_32", 4), ("fill_16", 2)] {
+        let fill = [ptrs(&[a]), u64s(&[n]), u32s(&[0x3f80_3f80])].concat();
+        assert_eq!(count(lowrank_kernels::COPY, entry, &mut mem, n / 256, fill), (bytes * all, 0));
+    }
+    let order = |sizes: [u64; 6], steps: [u64; 6]| {
+        vec![Arg::Bytes([sizes, steps].concat().iter().flat_map(|v| v.to_le_bytes()).collect())]
+    };
+    let permute = |order| [ptrs(&[b, a]), u64s(&[n]), u32s(&[0, 0, 0, 3]), order].concat();
+    // [8, 8, 64] to [8, 8, 64] with the first two exchanged: whole rows. [64, 64, 1] transposed: a sector for each element.
+    let rows_kept = permute(order([64, 8, 8, 1, 1, 1], [1, 512, 64, 0, 0, 0]));
+    assert_eq!(count(lowrank_kernels::MOVING, "permute", &mut mem, n / 256, rows_kept), (2 * F * all, 0));
+    let transposed = permute(order([64, 64, 1, 1, 1, 1], [64, 1, 1, 0, 0, 0]));
+    assert_eq!(count(lowrank_kernels::MOVING, "permute", &mut mem, n / 256, transposed), ((32 + F) * all, 0));
+    // [4096] and [1]: what is broadcast is a sector a warp.
+    let dims: Vec<u64> = [[n as u64, 1, 1, 1, 1, 1], [1, 0, 0, 0, 0, 0], [0; 6]].concat();
+    let dims = vec![Arg::Bytes(dims.iter().flat_map(|d| d.to_le_bytes()).collect())];
+    let zip = [ptrs(&[c, a, b]), u64s(&[n]), u32s(&[0, 0, 0, 0, 2, 1]), dims].concat();
+    assert_eq!(count(lowrank_kernels::ZIP, "zip", &mut mem, n / 256, zip), (2 * F * all + 32 * warps, 0));
+    // Three rows; a warp reads its index once.
+    let (ids, three) = (mem.upload(&[3u32, 0, 1]), 3 * cols as u64);
+    let gather = [ptrs(&[c, a, ids]), u64s(&[3 * cols, cols, rows, cols, 1]), u32s(&[0, 0, 0])].concat();
+    let counted = count(lowrank_kernels::MOVING, "gather", &mut mem, 3 * cols / 256, gather);
+    assert_eq!(counted, (2 * F * three + three, 0));
+    // x, and a row of the table read and written; ids: each of 8 warps its own, those before it, those from it on.
+    let scatter = [ptrs(&[a, ids, c]), u64s(&[3, cols, rows, cols, 1]), u32s(&[0])].concat();
+    let counted = count(lowrank_kernels::MOVING, "scatter_add", &mut mem, 3, scatter);
+    assert_eq!(counted, (3 * F * three + 32 * (3 * 8 + 2 + 3), 0));
+    // [1, 4, 16, 64]: x and y; a warp has the 32 pairs of a head and reads their row of each table.
+    let rope = [ptrs(&[c, a, w, w]), u64s(&[n / 2, 32, 16, 4]), f32s(&[1.0]), u32s(&[0])].concat();
+    assert_eq!(count(lowrank_kernels::SEQUENCE, "rope", &mut mem, n / 512, rope), (3 * F * all, 0));
+    // x and gy; rstd of a row is a sector for each warp; a result a column.
+    let weights = [ptrs(&[other, 0, a, 0, small, b]), u64s(&[rows, cols, 64, cols]), u32s(&[0, 0])].concat();
+    let counted = count(lowrank_kernels::NORM, "norm_weights", &mut mem, cols / 256, weights);
+    assert_eq!(counted, (2 * F * all + 32 * warps + F * cols as u64, 0));
+    // 64 rows of 64, a result a warp.
+    let short = [ptrs(&[small, a]), u64s(&[64, 64]), u32s(&[0, 0, 0, 0])].concat();
+    let counted = count(lowrank_kernels::REDUCE, "reduce_short_rows", &mut mem, 8, short);
+    assert_eq!(counted, (F * all + 32 * 64, 0));
+    let total = [ptrs(&[small, a]), u64s(&[n]), f32s(&[1.0])].concat();
+    assert_eq!(count(lowrank_kernels::SOFTMAX, "cross_entropy_total", &mut mem, 1, total), (F * all + 32, 0));
+    // Three partial results in, their sum out, and a copy of it in bf16.
+    for (copy, more) in [(0, 0), (b, 2 * all)] {
+        let mut job: Vec<u8> = [w, c, copy, all].iter().flat_map(|v| v.to_le_bytes()).collect();
+        job.extend(
+            [3, 1f32.to_bits(), 1f32.to_bits(), 0, 0, n as u32 / 1024].iter().flat_map(|v: &u32| v.to_le_bytes()),
+        );
+        job.resize(3 * 56, 0);
+        let counted = count(lowrank_kernels::LORA, "lora_sum", &mut mem, n / 1024, vec![Arg::Bytes(job)]);
+        assert_eq!(counted, (4 * F * all + more, 0));
+    }
+}
+
+/// AdamW reads p, m, v and g and writes p, m and v; its four scalars are a sector each for each warp.
 #[test]
 fn optimiser() {
     let len = 8192usize;
@@ -181,4 +242,24 @@ fn optimiser() {
     let (bytes, conflicts) = count(lowrank_kernels::OPTIM, "adamw", &mut mem, len / 4096, args);
     let warps = 2 * 8;
     assert_eq!((bytes, conflicts), (7 * F * len as u64 + 4 * 32 * warps, 0));
+    // SGD: p and g read, p written, with momentum u as well; two scalars for each warp.
+    for (u, numbers) in [(0, 3), (m, 5)] {
+        let mut table = vec![0u8; 100 * 36];
+        for (column, at) in [p, u, g, len as u64].into_iter().enumerate() {
+            table[8 * 100 * column..][..8].copy_from_slice(&at.to_le_bytes());
+        }
+        let args = [ptrs(&[scalars]), u32s(&[1, 8]), f32s(&[0.9, 0.1]), vec![Arg::Bytes(table)]].concat();
+        let counted = count(lowrank_kernels::OPTIM, "sgd", &mut mem, len / 4096, args);
+        assert_eq!(counted, (numbers * F * len as u64 + 2 * 32 * warps, 0));
+    }
+    // The norm: g once, a float a block; then those, by one block, and its two results.
+    let mut table = vec![0u8; 160 * 20];
+    for (column, at) in [g, len as u64].into_iter().enumerate() {
+        table[8 * 160 * column..][..8].copy_from_slice(&at.to_le_bytes());
+    }
+    let args = [ptrs(&[m]), u32s(&[1]), vec![Arg::Bytes(table)]].concat();
+    let counted = count(lowrank_kernels::OPTIM, "grad_squares", &mut mem, len / 4096, args);
+    assert_eq!(counted, (F * len as u64 + 2 * 32, 0));
+    let args = [ptrs(&[scalars, v]), u64s(&[len]), f32s(&[1.0])].concat();
+    assert_eq!(count(lowrank_kernels::OPTIM, "grad_norm", &mut mem, 1, args), (F * len as u64 + 2 * 32, 0));
 }
