@@ -7,8 +7,8 @@
 // the kernels *_bf16; everything else is f32.
 //   ptxsim counts every element once for each reading, in whole sectors (tests/traffic.rs asserts it); of bf16 half the bytes
 //   floor: x read and y written once; backward x, gy and dx once. Forward reads x twice (LayerNorm three times), backward x
-//   and gy twice: from memory once as long as the rows under way stay in cache: on paper, 8 blocks on each of 132
-//   multiprocessors with rows of 4096 f32 are 17 MB of 50 MB of L2, backward 6 blocks with two rows each 26 MB; w is in L2
+//   and gy twice: from memory once as long as the rows under way stay in cache. On paper, for an H100: 8 blocks on each of
+//   132 multiprocessors with rows of 4096 f32 are 17 MB of its 50 MB of L2, backward 6 with two rows each 26 MB; w stays
 //   norm_weights reads x and gy once; rstd and mean are a sector a warp and row, from L1
 //   norm_forward: 256 threads, 32 registers, 32 bytes of shared memory: 8 blocks on 9.0, 6 on 8.6
 //   norm_forward_bf16: 256 threads, 40 registers, 32 bytes of shared memory: 6 blocks on 9.0, 6 on 8.6

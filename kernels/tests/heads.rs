@@ -30,8 +30,7 @@ fn planned() -> Vec<Launch> {
     let mut all = Vec::new();
     for dim in [64, 128, 256] {
         for (ty, rounded) in [(Type::F32, false), (Type::F32, true), (Type::Bf16, true), (Type::Bf16, false)] {
-            let sizes = (1, 8, 8, 1, 1);
-            let (batch, q_len, kv_len, heads, kv_heads) = sizes;
+            let (batch, q_len, kv_len, heads, kv_heads) = (1, 8, 8, 1, 1);
             let a = Attention { batch, q_len, kv_len, heads, kv_heads, dim, scale: 1.0, causal: false, ty, rounded };
             all.extend(a.forward([4096; 3], 4096, 4096).unwrap());
             let saved = Saved { q: 4096, k: 4096, v: 4096, y: 4096, lse: 4096, gy: 4096 };
