@@ -83,6 +83,12 @@ impl Cuda {
         Ok(Cuda { context, stream, staging, recorded: Mutex::default(), counters: Counters::default(), hopper })
     }
 
+    /// The driver's stream (a `CUstream`) that all work of this handle goes through, as long as the handle lives: for marks
+    /// of time, and for work of one's own in its order.
+    pub fn stream(&self) -> *mut std::ffi::c_void {
+        self.stream.raw.cast()
+    }
+
     /// The GPU that this is.
     pub fn device(&self) -> &DeviceInfo {
         &self.context.info
