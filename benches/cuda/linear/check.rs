@@ -88,7 +88,7 @@ impl Sampled {
             Precision::Tf32 => (2f64.powi(-11), longest * 2f64.powi(-26)),
             Precision::Bf16 => (2f64.powi(-8), longest * 2f64.powi(-26)),
         };
-        let stored = if mode.activations == DType::F32 { 2f64.powi(-24) } else { 2f64.powi(-9) };
+        let stored = if mode.activations == DType::F32 { 2f64.powi(-24) } else { 2f64.powi(-8) };
         Sampled { y, dx, da, db, unit: operand + sum, stored }
     }
 
