@@ -46,9 +46,10 @@ fn all(name: &'static str, target: &Target) -> Outcome {
     merged(name, target)
 }
 
-/// A directory of this repository.
-fn root(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+/// A directory of this repository, or of a copy of its data: `LOWRANK_TEST_DATA` says where on another machine.
+pub fn root(path: &str) -> PathBuf {
+    let data = std::env::var_os("LOWRANK_TEST_DATA").map(PathBuf::from);
+    data.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).join(path)
 }
 
 /// The small model that comes with the command.
