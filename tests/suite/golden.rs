@@ -5,7 +5,7 @@
 //! `tests/golden/make_tiny.py` made `tiny/*`: other architectures and options on tiny random models of their own.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use libtest_mimic::Failed;
 use lowrank_core::{DType, Device, Tensor, no_grad};

@@ -25,6 +25,8 @@ pub struct DeviceInfo {
     pub memory: u64,
     /// Bytes of shared memory that a block may ask for.
     pub shared_memory: i32,
+    /// Whether memory may come and go in the order of a stream.
+    pub memory_pools: bool,
     /// Not a GPU but the interpreter of the tests.
     pub simulated: bool,
 }
@@ -51,6 +53,13 @@ impl DeviceInfo {
                 "the driver ({}) is too old for this GPU; install one of CUDA 12",
                 version(self.driver)
             ));
+        }
+        if !self.memory_pools {
+            return refuse(
+                "the driver has no memory pools for this GPU (stream-ordered allocation), which all memory comes from; \
+                 use --device cpu"
+                    .into(),
+            );
         }
         Ok(())
     }
@@ -116,6 +125,7 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
                 multiprocessors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
                 // SAFETY: as above.
                 memory: unsafe { result::device::total_mem(device)? } as u64,
+                memory_pools: attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0,
                 shared_memory: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             })
         })

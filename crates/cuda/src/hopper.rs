@@ -135,7 +135,7 @@ impl Rounded {
         if p.m * p.n * p.k == 0 || !rank || !low || !passes {
             return Ok(None);
         }
-        let copy = |rows, cols| cuda.stream.alloc(rows * cols * Type::Bf16.size());
+        let copy = |rows, cols| cuda.memory(rows * cols * Type::Bf16.size());
         let first = copied.then(|| copy(p.m, p.k)).transpose()?;
         let (low, other) = (copy(p.m, tail.r)?, copy(p.n, tail.r)?);
         Ok(Some(Rounded { first, low, other, product: *p, tail }))
@@ -172,7 +172,7 @@ impl Copies<'_> {
         if x.ty == Type::Bf16 && s == 1.0 && x.at.is_multiple_of(16) && pitch(cols) == cols {
             return Ok(x.at);
         }
-        let copy = self.cuda.stream.alloc(Rows::bytes(rows, cols))?;
+        let copy = self.cuda.memory(Rows::bytes(rows, cols))?;
         let y = copy.address();
         self.jobs.push(Rows { x, y, rows, cols, s });
         self.held.push(copy);

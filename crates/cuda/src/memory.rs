@@ -69,29 +69,34 @@ impl Stream {
                 Taken::At(at, home) => return Ok((at, home)),
                 Taken::Pool => break,
                 Taken::Slab(size) => {
-                    let at = self.pooled(size)?;
+                    let at = self.scarce(&mut steps, size)?;
                     steps.arena.add_slab(at);
                 }
                 Taken::Chunk(like, need) => {
                     let (at, size) = match self.pooled(like) {
-                        Err(e) if e == FULL && need < like => (self.pooled(need)?, need),
+                        Err(FULL) => (self.scarce(&mut steps, need)?, need),
                         other => (other?, like),
                     };
                     steps.arena.add_chunk(at, size);
                 }
             }
         }
-        let mut got = self.pooled(size);
-        if got == Err(FULL) {
-            // The arena may hold what is missing.
-            self.free(&steps.arena.trim());
-            got = self.pooled(size);
+        Ok((self.scarce(&mut steps, size)?, Home::Pool))
+    }
+
+    /// Memory of the driver's pool, or else what the arena does not use of it. While work is held back the arena keeps it:
+    /// kernels that were not started yet may use what nobody else does any more.
+    fn scarce(&self, steps: &mut Steps, size: usize) -> Result<u64, DriverError> {
+        let got = self.pooled(size);
+        if got != Err(FULL) || steps.held.is_some() {
+            return got;
         }
-        Ok((got?, Home::Pool))
+        self.free(&steps.arena.trim());
+        self.pooled(size)
     }
 
     /// Memory of the driver's pool.
-    fn pooled(&self, size: usize) -> Result<u64, DriverError> {
+    pub fn pooled(&self, size: usize) -> Result<u64, DriverError> {
         // SAFETY: all use of the memory is on this stream.
         let got = unsafe { result::malloc_async(self.raw, size) };
         if got != Err(FULL) {
