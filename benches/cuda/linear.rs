@@ -154,7 +154,19 @@ pub fn tables(setup: &Setup, peaks: &Peaks) -> Outcome {
     println!("error: of sampled elements, in units of what the precision explains; above 1 is wrong");
     println!(
         "{:<22} {:<4} {:<4} {:<9} {:<12} {:>10} {:>9} {:>7} {:>7} {:>8} {:>9} {:>9} {:>7}",
-        "m k n r", "x", "W", "precision", "what", "ms", "TFLOP/s", "peak", "copy", "kernels", "MiB", "peak MiB", "error"
+        "m k n r",
+        "x",
+        "W",
+        "precision",
+        "what",
+        "ms",
+        "TFLOP/s",
+        "peak",
+        "copy",
+        "kernels",
+        "MiB",
+        "peak MiB",
+        "error"
     );
     let mut ratios = Vec::new();
     for sizes in if setup.tiny { &TINY[..] } else { &SHAPES[..] } {
@@ -223,7 +235,8 @@ fn cublas(setup: &Setup, peaks: &Peaks, sizes: [usize; 4], mode: Mode) -> Outcom
         match rival::frozen(setup, sizes, (mode.weight, mode.precision), backward)? {
             Ok(seconds) => {
                 let mode = Mode { activations: mode.weight, ..mode };
-                Row { sizes, mode, what: "cublasLt", backward, branch: false, seconds }.print(peaks, "1 a pass", "", "");
+                Row { sizes, mode, what: "cublasLt", backward, branch: false, seconds }
+                    .print(peaks, "1 a pass", "", "");
                 times[usize::from(backward)] = seconds;
             }
             Err(why) => {

@@ -58,7 +58,13 @@ impl Product {
         Ok(Product { desc, layouts, algorithm: found.algo })
     }
 
-    fn run(&self, setup: &Setup, handle: sys::cublasLtHandle_t, [a, b, c]: [&Memory; 3], workspace: &Memory) -> Outcome {
+    fn run(
+        &self,
+        setup: &Setup,
+        handle: sys::cublasLtHandle_t,
+        [a, b, c]: [&Memory; 3],
+        workspace: &Memory,
+    ) -> Outcome {
         let (one, zero) = (1f32, 0f32);
         let at = |m: &Memory| m.0 as *mut std::ffi::c_void;
         let [la, lb, lc] = self.layouts;

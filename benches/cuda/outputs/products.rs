@@ -31,9 +31,8 @@ pub fn linears(all: &mut Results) -> Outcome {
         for (dtype, weight, precision) in MODES {
             all.device.set_precision(precision)?;
             let most = most(precision);
-            let of = |what: &str| {
-                format!("{what} {m} {n} {k} {r} {} {} {}", dtype.name(), weight.name(), precision.name())
-            };
+            let of =
+                |what: &str| format!("{what} {m} {n} {k} {r} {} {} {}", dtype.name(), weight.name(), precision.name());
             let w = all.on(&[n, k], 1, weight)?;
             let x = all.leaf(&[m, k], 0, dtype)?;
             all.both(&of("linear"), most, &x.linear(&w, None)?, &[("dx", &x)])?;

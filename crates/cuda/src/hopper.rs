@@ -29,6 +29,7 @@ use lowrank_kernels::launch::{Operand, Type};
 use lowrank_kernels::lora::{Copies as Left, MAX_RANK};
 
 use crate::Cuda;
+use crate::calls;
 use crate::driver::DeviceInfo;
 use crate::gemm::{few_rows, native, too_large};
 use crate::memory::CudaBuffer;
@@ -72,7 +73,7 @@ impl Maps {
         let (boxes, steps) = ([BOX_COLS, map.box_rows], [1, 1]);
         // SAFETY: two dimensions, as long as the arrays; the driver only computes, it does not look at the matrix.
         let done = unsafe {
-            sys::cuTensorMapEncodeTiled(
+            calls::cuTensorMapEncodeTiled(
                 &mut to,
                 sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                 2,
@@ -87,7 +88,7 @@ impl Maps {
                 sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
         };
-        done.result().map_err(|e| cuda.context.failed("cuTensorMapEncodeTiled", e))?;
+        done.map_err(|e| cuda.context.failed("cuTensorMapEncodeTiled", e))?;
         if kept.len() >= KEPT {
             kept.clear();
         }

@@ -3,7 +3,7 @@
 //! It knows flat device buffers and operations on them, never tensors, the tape or adapters. Arithmetic is f32; bf16 and
 //! f16 are storage. Nothing runs on the host in the device's place, and no library computes products.
 //!
-//! * `driver`: is there a driver, which GPUs, what went wrong. * `context`: one open GPU with its compiled kernels.
+//! * `calls`: the driver's functions. * `driver`: is there a driver, which GPUs, what went wrong. * `context`: one open GPU with its compiled kernels.
 //! * `memory`: buffers from the driver's stream-ordered pool. * `staging`: bytes on their way to and from the device.
 //! * `step`, `arena`, `graph`: steps that come again, their memory, and their kernels started as one.
 //! * `launch`: from views to a kernel on the stream. * `hopper`: which products have kernels of their own there.
@@ -15,6 +15,7 @@
 mod arena;
 mod attention;
 mod backend;
+mod calls;
 mod context;
 mod driver;
 mod elementwise;

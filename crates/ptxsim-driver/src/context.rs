@@ -63,6 +63,9 @@ fn attribute(d: &device::Device, a: c_int) -> c_int {
 api! {
     always;
     fn cuInit(_flags: c_uint) |s| {
+        if let Some(code) = device::refusal() {
+            return Err(code);
+        }
         if let Err(e) = device::device() {
             eprintln!("ptxsim-driver: {e}");
             return Err(NO_DEVICE);

@@ -41,6 +41,11 @@ pub(crate) fn driver() -> Result<c_int, String> {
     version.ok_or_else(|| format!("LOWRANK_PTXSIM_DRIVER is {text:?}; it can be a version like 11.0"))
 }
 
+/// The code that the driver refuses to start with, if the environment names one.
+pub(crate) fn refusal() -> Option<c_int> {
+    std::env::var("LOWRANK_PTXSIM_REFUSAL").ok()?.parse().ok()
+}
+
 /// Bytes of memory, in MiB if the environment says how many.
 pub(crate) fn memory() -> u64 {
     static BYTES: LazyLock<u64> = LazyLock::new(|| {

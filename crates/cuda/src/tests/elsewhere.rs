@@ -59,6 +59,19 @@ fn inner_driver_before_the_gpu() {
     assert!(e.contains("CUDA 11.4") && e.contains("too old for this GPU"), "{e}");
 }
 
+/// A code that the bindings have no name for, nor the driver.
+#[test]
+fn a_code_that_nobody_knows() {
+    run("inner_unknown_code", "LOWRANK_PTXSIM_REFUSAL", "4711");
+}
+
+#[test]
+#[ignore = "started by a_code_that_nobody_knows"]
+fn inner_unknown_code() {
+    let e = Cuda::new(0).err().unwrap().to_string();
+    assert!(e.contains("does not start: error 4711 of the driver") && !e.contains('\n'), "{e}");
+}
+
 #[test]
 fn memory_of_a_step_that_runs_short() {
     run("inner_short_step", "LOWRANK_PTXSIM_MEMORY", "64");
