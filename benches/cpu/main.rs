@@ -8,12 +8,16 @@
 //!                                                    (bf16: weights, activations and products)
 //! cargo bench --bench cpu -- attention [B Q HEADS KV_HEADS DIM]   causal, forward and backward
 //! cargo bench --bench cpu -- maps                    elementwise functions
+//! cargo bench --bench cpu -- gemm [M N K] [nn|nt|tn] plain products
+//! cargo bench --bench cpu -- many                    eight adapters in one batch
 //! ```
 //! Times come twice: by the clock, and as processor time of the whole process, which does not grow when other programs
 //! run on the same cores (with two threads it is about twice the clock's on an idle machine). Figures are medians.
 //! Throughput counts necessary operations: forward 2mnk + 2mr(n+k), backward 2mnk + 4mr(n+k).
 
 mod attention;
+mod gemm;
+mod many;
 mod maps;
 mod probe;
 mod step;
@@ -231,6 +235,11 @@ fn main() -> Result<()> {
             attention::run(&sizes)
         }
         ["maps"] => maps::run(),
+        ["many"] => many::run(),
+        ["gemm", ref words @ ..] => {
+            let sizes: Vec<usize> = words.iter().map_while(|text| text.parse().ok()).collect();
+            gemm::run(sizes[..].try_into().ok(), words.get(sizes.len()).copied())
+        }
         ["step"] => {
             step::run(dtype);
             Ok(())

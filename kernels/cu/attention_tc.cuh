@@ -2,7 +2,8 @@
 // the operands of every product in bf16 and f32 sums; softmax, lse and delta are f32 (Dao 2023, FlashAttention-2, algorithms
 // 1 and 2).
 //
-//   tc_*       operands are rounded, P and dS too
+//   tc_*       operands are bf16 in memory, P and dS are rounded
+//   tc_f32_*   operands are f32 in memory, they and P and dS are rounded
 //   tc_full_*  operands are bf16 in memory; P and dS go as the sum of three bf16, so that no product is rounded
 //
 //   forward:  S = s q kᵀ;  y = softmax(S) v;  lse = log Σ exp S, by one pass over the keys with a running maximum
@@ -14,24 +15,24 @@
 // Each result has one writer that adds in a fixed order: no atomics, the same bits on every run. Tiles that the mask hides
 // are skipped by the block, those hidden from a warp's rows by the warp.
 //
-// A warp owns 16 or 32 rows of the result, a block 128. Forward, v is on its way by cp.async during q kᵀ, the next k during
-// P v. In backward the other side comes 32 rows at a time in two stages, with lse and delta where that is queries; dkv_64 and
-// full_dkv_128 have S for 16 of them at a time, since 32 spilled. In shared memory rows have 2·D bytes whose 16-byte chunks
-// are turned by the row (chunk ^ row % 8): ldmatrix, with and without .trans, and the stores meet no bank twice. Operands
-// that are f32, or bf16 in rows that are not whole aligned 16 bytes, come by way of registers; head sizes below D are filled
-// up with zeros.
+// A warp owns 16 or 32 rows of the result, a block 128. Forward, v is on its way during q kᵀ, the next k during P v; in
+// backward the other side comes 32 rows at a time in two stages, with lse and delta where that is queries: by cp.async if it
+// is bf16 in rows of whole aligned 16 bytes; f32 in aligned rows waits in registers meanwhile; rows that are not aligned are
+// loaded where they are needed. Tiles of k and of S are as large as registers allow without a spill. In shared memory rows
+// have 2·D bytes whose 16-byte chunks are turned by the row (chunk ^ row % 8): ldmatrix, with and without .trans, and the
+// stores meet no bank twice. Head sizes below D are filled up with zeros.
 //   on paper: forward 4, dq 6, dkv 8 · queries · keys · dim FLOP (full: 8, 10, 16), half of it with a causal mask
 //   forward q and y once, lse out, k and v for each 128 queries; dq q, gy and dq once, lse, delta, k and v for each 128
 //   queries; dkv k, v, dk and dv once, q, gy, lse and delta for each 128 keys
 //   ptxsim counts exactly these sectors and no bank conflict (tests/attention_tc.rs asserts both)
-//                  threads  keys at a time  shared memory  registers, at most  blocks a multiprocessor of 100 KiB
-//   forward_64         128              64         32 KiB                 225  2
-//   forward_128        128              32         48 KiB                 251  2
-//   full_forward_64    128              32         24 KiB                 201  2
-//   full_forward_128   128              16         40 KiB                 239  2
-//   dq_64, dkv_64      128                       48.5 KiB                 248  2
-//   dq_128, dkv_128    256                       96.5 KiB                 250  1
-// A file for each D, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and attention.cuh.
+//                        threads  keys at a time  shared memory  registers up to  blocks a multiprocessor of 100 KiB
+//   forward_64, f32_           128              64         32 KiB              255  2
+//   full_forward_64            128              32         24 KiB              206  2
+//   forward_128                128              32         48 KiB              253  2
+//   f32_, full_forward_128     128              16         40 KiB              242  2
+//   dq_64, dkv_64, all         128                       48.5 KiB              254  2
+//   dq_128, dkv_128, all       256                       96.5 KiB              255  1
+// A file for each of these and each D, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and attention.cuh.
 #pragma once
 
 DEVICE void ldmatrix4(u32 (&r)[4], u32 at) {
@@ -71,41 +72,72 @@ DEVICE u32 way(const void* p, u32 dim, u32 type) {
   return ((u64)p & 15) == 0 && type == TYPE_F32 && dim % 4 == 0 ? WIDE : NARROW;
 }
 
-// ROWS rows of dim elements to shared memory as bf16; rows from `left` on and columns from dim on are zeros.
-template <int D, int ROWS, int THREADS, bool F32>
-DEVICE void load_tile(u32 s, const void* from, u64 first, u32 stride, u32 left, u32 dim, u32 type, u32 by) {
-  u32 t = threadIdx.x;
-  if (by == COPIED) {
-    constexpr int STEP = THREADS / (D / 8);  // rows that all threads together take
-    static_assert(STEP % 8 == 0, "chunks are turned alike");
-    u32 row = t / (D / 8), c = t % (D / 8);
-    const u16* at = (const u16*)from + first + (u64)row * stride + c * 8;
-    s += chunk_at<D>(row, c);
-    left = c * 8 < dim ? left : 0;
+// Where rows of dim elements are, those of a tile, `stride` apart; from `left` on there are none.
+struct Rows {
+  const void* from;
+  u64 first;
+  u32 stride, left, dim, type, by;
+};
+
+// ROWS such rows on their way to shared memory as bf16; rows and columns that are not there are zeros. Between `start` and
+// `finish` they come by cp.async, or wait in registers. Before `start` nobody may read the tile in shared memory any more if
+// they are copied, before `finish` in any case.
+template <int D, int ROWS, int THREADS, bool F32> struct Tile {
+  static constexpr int QUADS = F32 ? ROWS * D / 4 / THREADS : 1;
+  float4 v[QUADS];
+
+  DEVICE void start(u32 s, const Rows& r) {
+    u32 t = threadIdx.x;
+    if (!F32 && r.by == COPIED) {
+      constexpr int STEP = THREADS / (D / 8);  // rows that all threads together take
+      static_assert(STEP % 8 == 0, "chunks are turned alike");
+      u32 row = t / (D / 8), c = t % (D / 8), left = c * 8 < r.dim ? r.left : 0;
+      const u16* at = (const u16*)r.from + r.first + (u64)row * r.stride + c * 8;
+      s += chunk_at<D>(row, c);
 #pragma unroll
-    for (int i = 0; i < ROWS / STEP; i++, at += (u64)STEP * stride) {
-      bool in = row + i * STEP < left;
-      cp_async16(s + i * STEP * D * 2, in ? at : from, in ? 16 : 0);
+      for (int i = 0; i < ROWS / STEP; i++, at += (u64)STEP * r.stride) {
+        bool in = row + i * STEP < left;
+        cp_async16(s + i * STEP * D * 2, in ? at : r.from, in ? 16 : 0);
+      }
+    } else if (F32 && r.by == WIDE) {
+      constexpr int STEP = THREADS / (D / 4);
+      u32 row = t / (D / 4), c = t % (D / 4) * 4, left = c < r.dim ? r.left : 0;
+      const float* at = (const float*)r.from + r.first + (u64)row * r.stride + c;
+#pragma unroll
+      for (int i = 0; i < QUADS; i++, at += (u64)STEP * r.stride) {
+        v[i] = make_float4(0.f, 0.f, 0.f, 0.f);
+        if (row + i * STEP < left) v[i] = *(const float4*)at;
+      }
     }
-  } else if (F32 && by == WIDE) {
-    constexpr int STEP = THREADS / (D / 4);
-    u32 row = t / (D / 4), c = t % (D / 4) * 4;
-    const float* at = (const float*)from + first + (u64)row * stride + c;
-    left = c < dim ? left : 0;
-#pragma unroll 4
-    for (int i = 0; i < ROWS / STEP; i++, at += (u64)STEP * stride) {
-      float4 v = make_float4(0.f, 0.f, 0.f, 0.f);
-      if (row + i * STEP < left) v = *(const float4*)at;
-      store_shared(s + chunk_at<D>(row + i * STEP, c / 8) + c % 8 * 2, pack_bf16(v.x, v.y), pack_bf16(v.z, v.w));
-    }
-  } else {
+  }
+  DEVICE void finish(u32 s, const Rows& r) {
+    u32 t = threadIdx.x;
+    if (F32 && r.by == WIDE) {
+      constexpr int STEP = THREADS / (D / 4);
+      u32 row = t / (D / 4), c = t % (D / 4) * 4;
+#pragma unroll
+      for (int i = 0; i < QUADS; i++)
+        store_shared(s + chunk_at<D>(row + i * STEP, c / 8) + c % 8 * 2, pack_bf16(v[i].x, v[i].y), pack_bf16(v[i].z, v[i].w));
+    } else if (r.by == NARROW) {
 #pragma unroll 1
-    for (u32 id = t; id < ROWS * D / 4; id += THREADS) {
-      u32 row = id / (D / 4), c = id % (D / 4) * 4;
-      float v[4];
-      load4(v, from, first + (u64)row * stride + c, row < left ? (int)min(dim - min(dim, c), 4u) : 0, type, false);
-      store_shared(s + chunk_at<D>(row, c / 8) + c % 8 * 2, pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]));
+      for (u32 id = t; id < ROWS * D / 4; id += THREADS) {
+        u32 row = id / (D / 4), c = id % (D / 4) * 4;
+        float x[4];
+        load4(x, r.from, r.first + (u64)row * r.stride + c, row < r.left ? (int)min(r.dim - min(r.dim, c), 4u) : 0, r.type, false);
+        store_shared(s + chunk_at<D>(row, c / 8) + c % 8 * 2, pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]));
+      }
     }
+  }
+};
+
+// The same at once, 32 rows at a time, for tiles that are loaded but once.
+template <int D, int ROWS, int THREADS, bool F32> DEVICE void load_rows(u32 s, Rows r) {
+#pragma unroll 1
+  for (u32 row = 0; row < ROWS; row += 32, s += 32 * D * 2) {
+    Tile<D, 32, THREADS, F32> tile;
+    tile.start(s, r);
+    tile.finish(s, r);
+    r.first += (u64)32 * r.stride, r.left -= min(r.left, 32u);
   }
 }
 
@@ -214,7 +246,7 @@ DEVICE float quad_sum(float v) {
   return v + __shfl_xor_sync(~0u, v, 2);
 }
 
-template <int D, int WARPS, int MT, int BK, int PARTS> DEVICE void forward(const Attention& p) {
+template <int D, int WARPS, int MT, int BK, int PARTS, bool F32> DEVICE void forward(const Attention& p) {
   constexpr int THREADS = WARPS * 32, BQ = WARPS * MT * 16, NT = BK / 8;
   extern __shared__ __align__(128) float memory[];
   u32 qs = shared_address(memory), ks = qs + BQ * D * 2, vs = ks + BK * D * 2;
@@ -233,8 +265,12 @@ template <int D, int WARPS, int MT, int BK, int PARTS> DEVICE void forward(const
   u32 all = p.causal ? min(p.kv_len, row0 + visible + 1) : p.kv_len;
   float log2_scale = p.scale * LOG2E;
 
-  load_tile<D, BQ, THREADS, PARTS == 1>(qs, p.q, q_first, q_stride, p.q_len - q0, p.dim, p.type, way(p.q, p.dim, p.type));
-  load_tile<D, BK, THREADS, PARTS == 1>(ks, p.k, k_first, k_stride, p.kv_len, p.dim, p.type, by_k);
+  load_rows<D, BQ, THREADS, F32>(qs, {p.q, q_first, q_stride, p.q_len - q0, p.dim, p.type, way(p.q, p.dim, p.type)});
+  Tile<D, BK, THREADS, F32> fetched;
+  auto rows = [&](const void* from, u32 k0, u32 by) {
+    return Rows{from, k_first + (u64)k0 * k_stride, k_stride, p.kv_len - k0, p.dim, p.type, by};
+  };
+  fetched.start(ks, rows(p.k, 0, by_k));
   cp_async_commit();
   Sums<MT, D / 8> acc;
   acc.clear();
@@ -243,16 +279,18 @@ template <int D, int WARPS, int MT, int BK, int PARTS> DEVICE void forward(const
   for (int i = 0; i < MT * 2; i++) top[i / 2][i % 2] = hidden(), sum[i / 2][i % 2] = 0.f;
 #pragma unroll 1
   for (u32 k0 = 0; k0 < keys; k0 += BK) {
+    fetched.finish(ks, rows(p.k, k0, by_k));
     cp_async_wait<0>();
     __syncthreads();
-    load_tile<D, BK, THREADS, PARTS == 1>(vs, p.v, k_first + (u64)k0 * k_stride, k_stride, p.kv_len - k0, p.dim, p.type, by_v);
+    fetched.start(vs, rows(p.v, k0, by_v));
     cp_async_commit();
     Sums<MT, NT> s;
     if (k0 < some) scores<D>(s, qs + warp_row * D * 2, ks);
+    fetched.finish(vs, rows(p.v, k0, by_v));
     cp_async_wait<0>();
     __syncthreads();
     if (k0 + BK < keys) {
-      load_tile<D, BK, THREADS, PARTS == 1>(ks, p.k, k_first + (u64)(k0 + BK) * k_stride, k_stride, p.kv_len - k0 - BK, p.dim, p.type, by_k);
+      fetched.start(ks, rows(p.k, k0 + BK, by_k));
       cp_async_commit();
     }
     if (k0 >= some) continue;
@@ -307,7 +345,7 @@ template <int D, int WARPS, int MT, int BK, int PARTS> DEVICE void forward(const
 
 // Rows are queries and columns keys (dq), or the other way round (dk and dv).
 // BC columns come to shared memory at a time, S and dS are computed for PART of them at a time.
-template <int D, int WARPS, int MT, int BC, int PART, int PARTS, bool KEYS> DEVICE void backward(const Attention& p) {
+template <int D, int WARPS, int MT, int BC, int PART, int PARTS, bool F32, bool KEYS> DEVICE void backward(const Attention& p) {
   constexpr int THREADS = WARPS * 32, BR = WARPS * MT * 16, NT = PART / 8;
   constexpr u32 TILE = BC * D * 2, STAGE = 2 * TILE + (KEYS ? BC * 8 : 0);  // with lse and delta of the columns
   extern __shared__ __align__(128) float memory[];
@@ -327,21 +365,25 @@ template <int D, int WARPS, int MT, int BC, int PART, int PARTS, bool KEYS> DEVI
   u32 start = 0, end = cols;
   if (p.causal && KEYS) start = row0 > visible ? (row0 - visible) / BC * BC : 0;
   if (p.causal && !KEYS) end = min(cols, row0 + BR + visible);
-  auto fetch = [&](u32 stage, u32 other, u32 col0) {
-    u32 col_head = KEYS ? head * group + other : head / group, s = stages + stage * STAGE;
-    u64 from = ((u64)batch * cols + col0) * col_stride + col_head * p.dim;
-    load_tile<D, BC, THREADS, PARTS == 1>(s, b1, from, col_stride, cols - col0, p.dim, p.type, by1);
-    load_tile<D, BC, THREADS, PARTS == 1>(s + TILE, b2, from, col_stride, cols - col0, p.dim, p.type, by2);
+  Tile<D, BC, THREADS, F32> fetched1, fetched2;
+  auto columns = [&](const void* from, u32 other, u32 col0, u32 by) {
+    u32 col_head = KEYS ? head * group + other : head / group;
+    return Rows{from, ((u64)batch * cols + col0) * col_stride + col_head * p.dim, col_stride, cols - col0, p.dim, p.type, by};
+  };
+  auto start_tiles = [&](u32 stage, u32 other, u32 col0) {
+    u32 s = stages + stage * STAGE;
+    fetched1.start(s, columns(b1, other, col0, by1));
+    fetched2.start(s + TILE, columns(b2, other, col0, by2));
     if (KEYS && threadIdx.x < 2 * BC) {
       u32 col = threadIdx.x % BC, left = min(cols - col0, (u32)BC);
-      const float* stats = (threadIdx.x < BC ? p.lse : p.delta) + ((u64)batch * p.heads + col_head) * p.q_len + col0;
+      const float* stats = (threadIdx.x < BC ? p.lse : p.delta) + ((u64)batch * p.heads + head * group + other) * p.q_len + col0;
       cp_async4(s + 2 * TILE + threadIdx.x * 4, stats + (col < left ? col : 0), col < left ? 4 : 0);
     }
     cp_async_commit();
   };
-  load_tile<D, BR, THREADS, PARTS == 1>(r1, a1, first, row_stride, rows - row0, p.dim, p.type, way(a1, p.dim, p.type));
-  load_tile<D, BR, THREADS, PARTS == 1>(r2, a2, first, row_stride, rows - row0, p.dim, p.type, way(a2, p.dim, p.type));
-  if (start < end) fetch(0, 0, start);
+  load_rows<D, BR, THREADS, F32>(r1, {a1, first, row_stride, rows - row0, p.dim, p.type, way(a1, p.dim, p.type)});
+  load_rows<D, BR, THREADS, F32>(r2, {a2, first, row_stride, rows - row0, p.dim, p.type, way(a2, p.dim, p.type)});
+  if (start < end) start_tiles(0, 0, start);
   float lse[MT][2], delta[MT][2];  // of the rows
   if (!KEYS) {
 #pragma unroll
@@ -361,9 +403,11 @@ template <int D, int WARPS, int MT, int BC, int PART, int PARTS, bool KEYS> DEVI
   while (start < end && other < (KEYS ? group : 1)) {
     u32 next = col0 + BC, next_other = other;
     if (next >= end) next = start, next_other++;
+    fetched1.finish(stages + stage * STAGE, columns(b1, other, col0, by1));
+    fetched2.finish(stages + stage * STAGE + TILE, columns(b2, other, col0, by2));
     cp_async_wait<0>();
     __syncthreads();
-    if (next_other < (KEYS ? group : 1)) fetch(stage ^ 1, next_other, next);
+    if (next_other < (KEYS ? group : 1)) start_tiles(stage ^ 1, next_other, next);
 #pragma unroll 1
     for (u32 part = 0; part < BC; part += PART) {
       u32 c1 = stages + stage * STAGE + part * D * 2, c2 = c1 + TILE, stats = stages + stage * STAGE + 2 * TILE + part * 4;

@@ -1,10 +1,10 @@
-// Attention on tensor cores, heads of up to 128 elements: see attention_tc.cuh.
+// Attention on tensor cores, heads of up to 128 elements, operands are bf16, P and dS are rounded: see attention_tc.cuh.
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"
 #include "attention.cuh"
 #include "attention_tc.cuh"
 
-ATTENTION(forward, 128, 4, (forward<128, 4, 2, 32, 1>))
-ATTENTION(dq, 128, 8, (backward<128, 8, 1, 32, 32, 1, false>))
-ATTENTION(dkv, 128, 8, (backward<128, 8, 1, 32, 32, 1, true>))
+ATTENTION(forward, 128, 4, (forward<128, 4, 2, 32, 1, false>))
+ATTENTION(dq, 128, 8, (backward<128, 8, 1, 32, 32, 1, false, false>))
+ATTENTION(dkv, 128, 8, (backward<128, 8, 1, 32, 32, 1, false, true>))

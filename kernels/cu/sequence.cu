@@ -1,5 +1,6 @@
 #include "common.cuh"
 #include "storage.cuh"
+#include "row.cuh"
 #include "functions.cuh"
 
 // Rotary positions and the gated unit on activations in f32, or in bf16 in the kernels *_bf16; every element is read once
@@ -7,16 +8,40 @@
 template <typename T> constexpr u32 TYPE = F32;
 template <> constexpr u32 TYPE<bf16> = BF16;
 
-// RoPE (Su et al. 2021, half-split) over x [batch, seq, heads, 2·half]: a thread turns one pair (x₁, x₂) to
-// (x₁ cos - x₂ sin, x₂ cos + x₁ sin). sign is -1 to turn back. The tables, f32, begin at the first position.
-template <typename T>
-DEVICE void turn(T *y, const T *x, const float *cos, const float *sin, u64 pairs, u64 half, u64 heads, u64 seq, float sign, u32 add) {
-  u64 i = thread_index();
-  if (i >= pairs) return;
+// RoPE (Su et al. 2021, half-split) over x [batch, seq, heads, 2·half]: a pair (x₁, x₂) is turned to
+// (x₁ cos - x₂ sin, x₂ cos + x₁ sin). sign is -1 to turn back. The tables, f32, begin at the first position. A thread turns
+// N pairs that are neighbours.
+template <int N, typename T>
+DEVICE void turn(T *y, const T *x, const float *cos, const float *sin, u64 i, u64 half, u64 heads, u64 seq, float sign, u32 add) {
   u64 row = i / half, column = i % half, at = row / heads % seq * half + column, here = row * 2 * half + column;
-  float c = cos[at], s = sign * sin[at], x1 = to_f32(x[here]), x2 = to_f32(x[here + half]);
-  put(y + here, x1 * c - x2 * s, add);
-  put(y + here + half, x2 * c + x1 * s, add);
+  float c[N], s[N], x1[N], x2[N], y1[N], y2[N];
+  take(c, cos, at, N, true);
+  take(s, sin, at, N, true);
+  take(x1, x, here, N, true);
+  take(x2, x, here + half, N, true);
+#pragma unroll
+  for (int j = 0; j < N; j++) {
+    s[j] *= sign;
+    y1[j] = x1[j] * c[j] - x2[j] * s[j];
+    y2[j] = fmaf(x1[j], s[j], x2[j] * c[j]);
+  }
+  give(y, here, y1, N, true, add);
+  give(y, here + half, y2, N, true, add);
+}
+
+// One pair of f32 a thread, or four of bf16; these one by one where a row of them is not aligned.
+template <typename T>
+DEVICE void turn_all(T *y, const T *x, const float *cos, const float *sin, u64 pairs, u64 half, u64 heads, u64 seq, float sign, u32 add) {
+  constexpr int N = Row<T>::N;
+  u64 i = thread_index() * N;
+  if (i >= pairs) return;
+  if (half % N == 0 && wide<N>(x) && wide<N>(y) && wide<N>(cos) && wide<N>(sin)) {
+    turn<N>(y, x, cos, sin, i, half, heads, seq, sign, add);
+  } else {
+    u64 end = pairs - i < N ? pairs : i + N;
+#pragma unroll 1
+    for (; i < end; i++) turn<1>(y, x, cos, sin, i, half, heads, seq, sign, add);
+  }
 }
 
 // y = silu(gate) ⊙ up, four elements a thread.
@@ -57,7 +82,7 @@ DEVICE void gated_backward(T *dgate, T *dup, const T *gate, const T *up, const T
 #define SEQUENCE(T, name)                                                                                                   \
   KERNEL(256)                                                                                                               \
   rope##name(T *y, const T *x, const float *cos, const float *sin, u64 pairs, u64 half, u64 heads, u64 seq, float sign, u32 add) { \
-    turn(y, x, cos, sin, pairs, half, heads, seq, sign, add);                                                               \
+    turn_all(y, x, cos, sin, pairs, half, heads, seq, sign, add);                                                               \
   }                                                                                                                         \
   KERNEL(256) swiglu_forward##name(T *y, const T *gate, const T *up, u64 len) { gated(y, gate, up, len); }                  \
   KERNEL(256)                                                                                                               \

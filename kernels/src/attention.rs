@@ -103,7 +103,11 @@ impl Attention {
         let d = self.padded();
         if self.tensor() {
             // 128 queries, 16 to 64 keys and values, in bf16.
-            let keys = if self.rounded { 64 * 64 / d } else { 32 * 64 / d };
+            let keys = match (d, self.rounded, self.ty) {
+                (64, true, _) => 64,
+                (64, ..) | (_, true, Type::Bf16) => 32,
+                _ => 16,
+            };
             return Tiles { rows: 128, threads: 128, shared: (128 + 2 * keys) * d * 2 };
         }
         let (rows, columns) = if d == 256 { (32, 32) } else { (64, 64) };
@@ -192,13 +196,15 @@ impl Attention {
         fields = p.grads.iter().fold(fields, |f, g| f.u32(g.is_some_and(|g| g.add).into()));
         fields = fields.u32(self.ty as u32).u32(self.tensor().into());
         let d = self.padded();
-        let (module, prefix) = match (delta, self.tensor(), self.rounded, d) {
+        let (module, prefix) = match (delta, self.tensor(), self.ty, self.rounded, d) {
             (true, ..) => ("attention_delta", "attention"),
             (_, false, ..) => ("attention", "attention"),
-            (_, _, true, 64) => ("attention_tc_64", "attention_tc"),
-            (_, _, true, _) => ("attention_tc_128", "attention_tc"),
-            (_, _, false, 64) => ("attention_tc_full_64", "attention_tc_full"),
-            (_, _, false, _) => ("attention_tc_full_128", "attention_tc_full"),
+            (_, _, Type::Bf16, true, 64) => ("attention_tc_64", "attention_tc"),
+            (_, _, Type::Bf16, true, _) => ("attention_tc_128", "attention_tc"),
+            (_, _, Type::Bf16, false, 64) => ("attention_tc_full_64", "attention_tc_full"),
+            (_, _, Type::Bf16, false, _) => ("attention_tc_full_128", "attention_tc_full"),
+            (.., 64) => ("attention_tc_f32_64", "attention_tc_f32"),
+            _ => ("attention_tc_f32_128", "attention_tc_f32"),
         };
         Ok(Some(Launch {
             module,

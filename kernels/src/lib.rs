@@ -42,11 +42,15 @@ modules! {
     ATTENTION = "attention";
     /// What its gradients subtract: gy · y.
     ATTENTION_DELTA = "attention_delta";
-    /// Attention on tensor cores with operands rounded to bf16, heads of up to 64 elements.
+    /// Attention on tensor cores with operands in bf16 and probabilities rounded to it, heads of up to 64 elements.
     ATTENTION_TC_64 = "attention_tc_64";
     /// Heads of up to 128.
     ATTENTION_TC_128 = "attention_tc_128";
-    /// The same with operands that are bf16 and nothing rounded, heads of up to 64 elements.
+    /// The same with f32 operands that are rounded, heads of up to 64 elements.
+    ATTENTION_TC_F32_64 = "attention_tc_f32_64";
+    /// Heads of up to 128.
+    ATTENTION_TC_F32_128 = "attention_tc_f32_128";
+    /// The same with operands in bf16 and nothing rounded, heads of up to 64 elements.
     ATTENTION_TC_FULL_64 = "attention_tc_full_64";
     /// Heads of up to 128.
     ATTENTION_TC_FULL_128 = "attention_tc_full_128";

@@ -217,9 +217,10 @@ fn the_gated_unit() {
 /// Integers: the sums are exact in f32, so what is left is one rounding, to nearest even.
 #[test]
 fn rope_rounds_once() {
-    let [seq, heads, half] = [3, 2, 5];
-    let len = 2 * seq * heads * 2 * half;
-    for add in [0, 1] {
+    // One pair at a time, and four.
+    for (half, add) in [(5, 0), (5, 1), (8, 0), (8, 1)] {
+        let [seq, heads] = [3, 2];
+        let len = 2 * seq * heads * 2 * half;
         let mut gpu = Gpu::new(7);
         let mut draw = |count: usize, below: u64| -> Vec<f64> {
             (0..count).map(|_| (gpu.rng.next() % below) as f64 - (below / 2) as f64).collect()
@@ -242,7 +243,7 @@ fn rope_rounds_once() {
                 half::bf16::from_f64(turned + f64::from(add) * old[i]).to_f64()
             })
             .collect();
-        assert_eq!(gpu.read(y, len), want, "add {add}");
+        assert_eq!(gpu.read(y, len), want, "half {half} add {add}");
         assert!(want.iter().any(|v| v.abs() > 256.0), "nothing was rounded");
     }
 }

@@ -117,12 +117,12 @@ fn rows_do_not_depend_on_their_neighbours() {
 
 #[test]
 fn every_byte_of_w_is_read_once() {
-    for ty in [Type::F32, Type::Bf16] {
+    for (ty, x) in [(Type::F32, Type::F32), (Type::Bf16, Type::F32), (Type::Bf16, Type::Bf16)] {
         let [m, n, k] = [4, 64, 2048];
-        let (report, ..) = run(Case { mnk: [m, n, k], types: [Type::F32, ty, Type::F32], ..PLAIN }, true, None);
+        let (report, ..) = run(Case { mnk: [m, n, k], types: [x, ty, x], ..PLAIN }, true, None);
         // x once for each of the four blocks.
-        let floor = (n * k * ty.size() + n / 16 * m * k * 4 + m * n * 4) / 32;
-        assert_eq!(report.counters.global_sectors as usize, floor, "{ty:?}");
+        let floor = (n * k * ty.size() + n / 16 * m * k * x.size() + m * n * x.size()) / 32;
+        assert_eq!(report.counters.global_sectors as usize, floor, "{ty:?} {x:?}");
     }
 }
 

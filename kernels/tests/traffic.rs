@@ -126,10 +126,10 @@ fn activations_in_bf16() {
         assert_eq!(counted, (2 * half * all + more + 32 * all / 128, 0));
         let copy = [ptrs(&[c, a]), u64s(&[n, n, n, n]), u32s(&[add])].concat();
         assert_eq!(count(lowrank_kernels::COPY, "copy_bf16", &mut mem, n / 256, copy), (2 * half * all + more, 0));
-        // [1, 4, 16, 64], tables [4, 32]: a warp has the pairs of one head, whose tables are four sectors each.
+        // [1, 4, 16, 64], tables [4, 32]: a warp has the pairs of four heads, which share a row of each table.
         let rope = [ptrs(&[c, a, w, w]), u64s(&[n / 2, 32, 16, 4]), f32s(&[1.0]), u32s(&[add])].concat();
-        let counted = count(lowrank_kernels::SEQUENCE, "rope_bf16", &mut mem, n / 512, rope);
-        assert_eq!(counted, (2 * half * all + more + 2 * F * all / 2, 0));
+        let counted = count(lowrank_kernels::SEQUENCE, "rope_bf16", &mut mem, n / 2048, rope);
+        assert_eq!(counted, (2 * half * all + more + 2 * F * all / 8, 0));
         let back = [ptrs(&[c, a, d]), u64s(&[cols]), u32s(&[add])].concat();
         let counted = count(lowrank_kernels::SOFTMAX, "softmax_backward_bf16", &mut mem, rows, back);
         assert_eq!(counted, (5 * half * all + more, 0));

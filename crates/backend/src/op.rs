@@ -9,11 +9,11 @@ pub enum Precision {
     /// The operands' own precision.
     #[default]
     Full,
-    /// f32 operands split into bf16 parts, three products (about 2⁻¹⁶ relative).
+    /// f32 operands split into two bf16 parts, three products: within (2⁻¹⁵ + k·2⁻²³)·Σ|a||b|.
     Bf16x3,
-    /// Operands rounded to 10 bits of mantissa.
+    /// Operands rounded to 10 bits of mantissa: within (2⁻¹⁰ + k·2⁻²³)·Σ|a||b|.
     Tf32,
-    /// Operands rounded to bf16.
+    /// Operands rounded to bf16: within (2⁻⁷ + k·2⁻²³)·Σ|a||b|, half of that if one of them is bf16 already.
     Bf16,
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use lowrank_backend::{Buffer, Error, Result, Stats};
 
-use crate::NAME;
+use crate::{NAME, huge};
 
 /// Cache lines and the widest vectors.
 const ALIGN: usize = 64;
@@ -73,16 +73,24 @@ unsafe impl Sync for Block {}
 impl Block {
     /// Aligned by hand inside a larger allocation: the system's zeroed memory is lazy only at its own alignment.
     fn layout(capacity: usize) -> Option<Layout> {
-        Layout::from_size_align(capacity.checked_add(ALIGN)?, 16).ok()
+        Layout::from_size_align(capacity.checked_add(Block::align(capacity))?, 16).ok()
+    }
+
+    fn align(capacity: usize) -> usize {
+        if capacity >= huge::FROM { huge::PAGE } else { ALIGN }
     }
 
     fn new(capacity: usize) -> Option<Self> {
         let layout = Block::layout(capacity)?;
         // SAFETY: the layout is not empty.
         let base = NonNull::new(unsafe { alloc_zeroed(layout) })?;
-        let shift = base.as_ptr().align_offset(ALIGN);
-        // SAFETY: shift < ALIGN, which the layout has beyond the capacity.
+        let align = Block::align(capacity);
+        let shift = base.as_ptr().align_offset(align);
+        // SAFETY: shift < align, which the layout has beyond the capacity.
         let start = unsafe { base.add(shift) };
+        if align == huge::PAGE {
+            huge::ask(start, capacity);
+        }
         Some(Block { base, start, capacity })
     }
 }
@@ -242,6 +250,18 @@ mod tests {
         assert!(c.as_bytes().iter().all(|&x| x == 0), "fresh memory is zeroed");
         pool.reset_peak();
         assert_eq!(stats(&pool).bytes_peak, 2020);
+    }
+
+    /// Large pages can only lie at multiples of their size.
+    #[test]
+    fn large_blocks_start_at_large_pages() {
+        let pool = Arc::new(Pool::default());
+        for bytes in [huge::FROM, 3 * huge::FROM + 5] {
+            let mut block = pool.alloc(bytes).unwrap();
+            assert!(block.as_bytes().as_ptr().addr().is_multiple_of(huge::PAGE));
+            assert_eq!((block.as_bytes()[0], block.as_bytes()[bytes - 1]), (0, 0));
+            block.as_bytes_mut().fill(1);
+        }
     }
 
     #[test]

@@ -46,8 +46,8 @@ pub(crate) fn cross_entropy_forward(
         let (per_task, shared) = (rows_per_task(vocab), Shared::new(&mut *losses));
         let lse = Shared::new(lse);
         tasks(rows.div_ceil(per_task), 4 * len, |task| {
-            for row in task * per_task..rows.min((task + 1) * per_task) {
-                let target = targets[row];
+            let own = task * per_task..rows.min((task + 1) * per_task);
+            for (row, &target) in own.clone().zip(&targets[own]) {
                 let (value, at_target) = logits.with(row * vocab, vocab, |x| {
                     let max = simd::max(x);
                     let at_target = if target == IGNORE { 0.0 } else { x[target as usize] };

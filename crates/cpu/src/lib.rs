@@ -3,7 +3,7 @@
 //! It knows flat buffers and operations on them, never tensors, the tape or adapters. bf16 and f16 are storage: values are
 //! f32 from where they are read to where a result is rounded. f64 belongs to the reference device.
 //!
-//! * `buffer`, `view`: memory, and the checked way from untyped views to slices.
+//! * `buffer`, `huge`, `view`: memory, and the checked way from untyped views to slices.
 //! * `results`: results of any storage, lent to tasks as f32.
 //! * `parallel`, `simd`, `math`, `special`: how work is cut, vectorised loops, eˣ, and what is made of it.
 //! * one file per operation, named as in the trait; `gemm` is the only one that knows how products are computed.
@@ -19,6 +19,7 @@ mod cross_entropy;
 mod dropout;
 mod elementwise;
 mod gemm;
+mod huge;
 mod linear;
 mod lora;
 mod lora_embedding;

@@ -3,7 +3,7 @@
 use lowrank_backend::{Error, In, Mode, Result, Rows, Slot};
 
 use crate::parallel::{Shared, rows_per_task, tasks};
-use crate::view::{BLOCK, FloatsMut, f32s_mut, floats, floats_mut, u32s, volume};
+use crate::view::{BLOCK, Floats, FloatsMut, f32s_mut, floats, floats_mut, u32s, volume};
 
 /// Columns that one task scatters into.
 const STRIP: usize = 64;
@@ -28,9 +28,19 @@ pub(crate) fn gather(op: &Rows, table: In<'_>, ids: In<'_>, y: Slot<'_>) -> Resu
     // One piece of one row at a time; with many rows in a task.
     let copy = |id: u32, row: FloatsMut<'_>| {
         let mut row = row;
+        let from = id as usize * width;
+        match (&mut row, table) {
+            (FloatsMut::BF16(y), Floats::BF16(x)) if mode == Mode::Set => {
+                return y.copy_from_slice(&x[from..from + width]);
+            }
+            (FloatsMut::F16(y), Floats::F16(x)) if mode == Mode::Set => {
+                return y.copy_from_slice(&x[from..from + width]);
+            }
+            _ => {}
+        }
         for start in (0..width).step_by(BLOCK) {
             let piece = row.range(start, BLOCK.min(width - start));
-            piece.write(mode, |values| table.load(id as usize * width + start, values));
+            piece.write(mode, |values| table.load(from + start, values));
         }
     };
     let per_task = rows_per_task(width);

@@ -8,6 +8,7 @@ use lowrank_backend::{DType, Element, Error, In, Mode, Out, Result};
 
 use crate::NAME;
 use crate::buffer::CpuBuffer;
+use crate::parallel::with_scratch;
 use crate::simd::kernel;
 
 /// The product of sizes, unless it overflows.
@@ -219,24 +220,20 @@ impl FloatsMut<'_> {
         let len = self.len();
         match (self, mode) {
             (FloatsMut::F32(y), Mode::Set) => compute(y),
-            (FloatsMut::F32(y), Mode::Add) => {
-                let mut buffer = [0.0; BLOCK];
-                let values = &mut buffer[..len];
+            (FloatsMut::F32(y), Mode::Add) => with_scratch(len, |values| {
                 compute(values);
                 crate::simd::add(values, y);
-            }
-            (mut y, mode) => {
-                let mut buffer = [0.0; BLOCK];
-                let values = &mut buffer[..len];
+            }),
+            (mut y, mode) => with_scratch(len, |values| {
                 compute(values);
                 if mode == Mode::Add {
-                    let mut old = [0.0; BLOCK];
-                    let old = &mut old[..len];
-                    y.as_floats().load(0, old);
-                    values.iter_mut().zip(old).for_each(|(v, old)| *v += *old);
+                    with_scratch(len, |old| {
+                        y.as_floats().load(0, old);
+                        crate::simd::add(old, values);
+                    });
                 }
                 y.store(values);
-            }
+            }),
         }
     }
 }

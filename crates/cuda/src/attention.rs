@@ -1,6 +1,7 @@
 //! Attention: one kernel forward, three backward, nothing of size [q_len, kv_len] in memory. Heads of more than 256
-//! elements are refused by name. Products are of bf16 on tensor cores if that is the precision and heads have at most 128
-//! elements, else in f32. q, k, v, y and their gradients are all f32 or all bf16.
+//! elements are refused by name. q, k, v, y and their gradients are all f32 or all bf16. Heads of up to 128 elements are on
+//! tensor cores if the precision is bf16, and if operands are bf16 (in other precisions without rounding products); the rest is
+//! computed in f32.
 
 use lowrank_backend::{Attention, DType, Error, In, Mode, Out, Precision, Result, Slot};
 use lowrank_kernels::attention::{Attention as Planned, Gradient, MAX_DIM, Saved};

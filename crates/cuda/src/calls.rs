@@ -42,7 +42,7 @@ impl DriverError {
 /// Declares functions of the driver.
 macro_rules! calls {
     ($($name:ident($($p:ident: $t:ty),*);)*) => { $(
-        #[allow(non_snake_case)]
+        #[allow(non_snake_case, clippy::too_many_arguments)]
         pub(crate) unsafe fn $name($($p: $t),*) -> Outcome {
             type F = unsafe extern "C" fn($($t),*) -> u32;
             static FUNCTION: OnceLock<Option<F>> = OnceLock::new();

@@ -23,9 +23,11 @@ pub(crate) fn rope(cuda: &Cuda, op: &Rope, x: In<'_>, cos: In<'_>, sin: In<'_>, 
     let skip = 4 * (start * half) as u64;
     let cos = cuda.expect(OP, "cos", cos, DType::F32, table)? + skip;
     let sin = cuda.expect(OP, "sin", sin, DType::F32, table)? + skip;
+    // Four pairs of bf16 a thread.
+    let threads = if x.dtype == DType::BF16 { (len / 2).div_ceil(4) } else { len / 2 };
     let mut l = cuda.launch(OP, &kernels::SEQUENCE, entry(x.dtype, ["rope", "rope_bf16"]));
     l.u64s(&[to, from, cos, sin]).sizes(&[len / 2, half, heads, seq]);
-    l.f32s(&[if inverse { -1.0 } else { 1.0 }]).u32s(&[add(y.mode)]).run_elements(len / 2)
+    l.f32s(&[if inverse { -1.0 } else { 1.0 }]).u32s(&[add(y.mode)]).run_elements(threads)
 }
 
 /// `y = silu(gate) ⊙ up`.

@@ -12,6 +12,7 @@ use crate::driver::DeviceInfo;
 use crate::{Cuda, driver};
 
 mod activations;
+mod attention;
 mod elsewhere;
 mod steps;
 

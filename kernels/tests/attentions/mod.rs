@@ -112,8 +112,8 @@ fn backward(a: &Attention, o: &Operands, y: &[f64]) -> [Sums; 3] {
         let delta = dot(gy, &y[at..at + a.dim]);
         for (&key, p) in keys.iter().zip(p) {
             let ds = p * (dot(gy, &o.v[key..key + a.dim]) - delta);
-            for e in 0..a.dim {
-                dv.add(key + e, p * gy[e]);
+            for (e, gy) in gy.iter().enumerate() {
+                dv.add(key + e, p * gy);
                 dq.add(at + e, scale * ds * o.k[key + e]);
                 dk.add(key + e, scale * ds * o.q[at + e]);
             }

@@ -78,7 +78,7 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
 /// Asks for one run each of what will be wanted: hints, which never fault.
 #[inline]
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
-fn hint(ahead: &mut [Ahead; 2]) {
+pub(super) fn hint(ahead: &mut [Ahead; 2]) {
     for ahead in ahead {
         if ahead.rows > 0 {
             for line in 0..ahead.lines {

@@ -16,6 +16,8 @@ use super::avx512::{self, lanes};
 use super::kernel::{Job, Kernel, STRIDE, by_rows};
 
 const LANES: usize = 16;
+/// Steps between hints: half of those of f32, since a block has half as many.
+const RUN: usize = 8;
 
 pub(crate) static KERNEL: Kernel = Kernel { grain: 2, run, ..avx512::KERNELS };
 
@@ -38,22 +40,29 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
     unsafe {
         let (mut a, mut b) = (job.a.cast::<i32>(), job.b);
         avx512::prefetch::<M, V>(job);
-        for _ in 0..job.k {
-            let mut row = [_mm512_setzero_si512(); V];
-            for v in 0..V {
-                row[v] = _mm512_loadu_si512(b.add(v * LANES).cast());
-            }
-            for i in 0..M {
-                let x = _mm512_set1_epi32(*a.add(i * STRIDE));
+        let mut ahead = job.ahead;
+        let mut left = job.k;
+        while left > 0 {
+            avx512::hint(&mut ahead);
+            let run = left.min(RUN);
+            left -= run;
+            for _ in 0..run {
+                let mut row = [_mm512_setzero_si512(); V];
                 for v in 0..V {
-                    // SAFETY: both are 512 bits of bf16.
-                    let x = std::mem::transmute::<__m512i, __m512bh>(x);
-                    let y = std::mem::transmute::<__m512i, __m512bh>(row[v]);
-                    sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x, y);
+                    row[v] = _mm512_loadu_si512(b.add(v * LANES).cast());
                 }
+                for i in 0..M {
+                    let x = _mm512_set1_epi32(*a.add(i * STRIDE));
+                    for v in 0..V {
+                        // SAFETY: both are 512 bits of bf16.
+                        let x = std::mem::transmute::<__m512i, __m512bh>(x);
+                        let y = std::mem::transmute::<__m512i, __m512bh>(row[v]);
+                        sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x, y);
+                    }
+                }
+                a = a.add(1);
+                b = b.add(job.b_stride);
             }
-            a = a.add(1);
-            b = b.add(job.b_stride);
         }
         avx512::put::<M, V>(&sums, job);
     }

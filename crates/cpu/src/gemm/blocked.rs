@@ -28,7 +28,7 @@ use super::side::{GROUP, Side};
 use super::tile::{PackedColumns, PackedRows, Start, multiply_ahead};
 use crate::dropout::Mask;
 use crate::parallel::{Shared, Tile, inside, tasks, with_scratch, with_shared};
-use crate::results::Results;
+use crate::results::{Results, row_pieces};
 use crate::simd;
 use crate::view::FloatsMut;
 
@@ -85,9 +85,8 @@ pub(crate) type Epilogue<'a> = Option<&'a (dyn Fn(usize, usize, &mut Tile<'_>) +
 
 /// Rows that are packed in one phase at most.
 const MAX_ROWS: usize = 4096;
-/// The same where c is rounded, so that all of k has to be summed before it is written: packed rows cannot be few blocks of
-/// depth of many rows, and strips of b are packed anew for every so many.
-const MIN_ROUNDED: usize = 512;
+/// Values of packed rows, or of sums in f32, where c is rounded and all of k has to be summed before it is written: 24 MiB.
+const ROUNDED: usize = 6 << 20;
 /// Values of packed rows in one phase: 8 MiB, at which the last level of any cache of 32 MiB keeps them beside the rest.
 const PACKED: usize = 2 << 20;
 
@@ -122,17 +121,12 @@ impl<'a> Blocked<'a, '_> {
                         side(branch).pack(task % blocks, &branch.inner, &out, group.packed);
                     }
                 });
-                let rounded = !matches!(c, FloatsMut::F32(_));
-                let (inner, c) = (&*inner, &Results::new(c));
+                let inner = &*inner;
                 let count = groups.iter().map(|group| group.depths(k, compute).count()).max().unwrap_or(0);
-                let most = match rounded {
-                    true => (PACKED / (count.max(1) * STRIDE)).clamp(MIN_ROUNDED, MAX_ROWS),
-                    false => MAX_ROWS,
-                };
-                for i0 in (0..m).step_by(most) {
-                    let m = most.min(m - i0);
-                    let work = Work { compute, m, n, k, i0, a, b, alpha, start, groups, inner, c, rounded, count };
-                    work.run(epilogue);
+                let all = Work { compute, m, n, k, i0: 0, a, b, alpha, start, groups, inner, count };
+                match c {
+                    FloatsMut::F32(_) => all.by_rows(MAX_ROWS, PACKED, &Results::new(c), epilogue),
+                    c => all.rounded(c, epilogue),
                 }
             })
         };
@@ -141,6 +135,7 @@ impl<'a> Blocked<'a, '_> {
 }
 
 /// One block of rows of a product.
+#[derive(Clone, Copy)]
 struct Work<'w, 'a> {
     compute: Compute,
     m: usize,
@@ -154,24 +149,62 @@ struct Work<'w, 'a> {
     groups: &'w [Group<'a>],
     /// The packed inner factors.
     inner: &'w [f32],
-    c: &'w Results<'w>,
-    /// Whether c is stored in another dtype than it is summed in.
-    rounded: bool,
     /// Blocks of depth of the group that has most.
     count: usize,
 }
 
+/// Where the rows from `first` on lie.
+struct Target<'t, 'c> {
+    c: &'t Results<'c>,
+    first: usize,
+}
+
 impl<'w, 'a> Work<'w, 'a> {
-    fn run(&self, epilogue: Epilogue<'_>) {
-        let group = if self.rounded { self.count } else { PACKED / (self.m * STRIDE) }.max(1);
+    /// `most` rows after the other, packed by at most `packed` values at a time. c has all rows.
+    fn by_rows(&self, most: usize, packed: usize, c: &Results<'_>, epilogue: Epilogue<'_>) {
+        for i0 in (0..self.m).step_by(most) {
+            let work = Work { i0, m: most.min(self.m - i0), ..*self };
+            work.run(packed, &Target { c, first: 0 }, epilogue);
+        }
+    }
+
+    /// A c that is stored in another dtype than it is summed in: each element is written once. If all of k of some hundred
+    /// packed rows is too much, it is sums of some rows in f32 that are kept instead.
+    fn rounded(&self, mut c: FloatsMut<'_>, epilogue: Epilogue<'_>) {
+        let (m, n) = (self.m, self.n);
+        let whole = ROUNDED / (self.count.max(1) * STRIDE);
+        if whole >= MAX_ROWS.min(m).min(512) || n == 0 {
+            return self.by_rows(whole.clamp(1, MAX_ROWS), usize::MAX, &Results::new(c), epilogue);
+        }
+        let most = (ROUNDED / n).clamp(64, MAX_ROWS);
+        for i0 in (0..m).step_by(most) {
+            let work = Work { i0, m: most.min(m - i0), ..*self };
+            let own = c.range(i0 * n, work.m * n);
+            with_shared(own.len(), |sums| {
+                let old = matches!(self.start, Start::Old);
+                if old {
+                    own.as_floats().load(0, sums);
+                }
+                work.run(PACKED, &Target { c: &Results::new((&mut *sums).into()), first: i0 }, epilogue);
+                let sums = &*sums;
+                row_pieces(own, n, work.m * n, false, |at, piece| {
+                    let len = piece.len();
+                    piece.copy_from_slice(&sums[at..at + len]);
+                });
+            });
+        }
+    }
+
+    fn run(&self, packed: usize, target: &Target<'_, '_>, epilogue: Epilogue<'_>) {
+        let group = (packed / (self.m * STRIDE)).max(1);
         if self.count == 0 {
-            return self.columns(0..0, &[], epilogue);
+            return self.columns(0..0, &[], target, epilogue);
         }
         for first in (0..self.count).step_by(group) {
-            let blocks = first..self.count.min(first + group);
+            let blocks = first..self.count.min(first.saturating_add(group));
             with_shared(blocks.len() * self.m * STRIDE, |packed| {
                 self.rows(blocks.clone(), packed);
-                self.columns(blocks.clone(), packed, epilogue);
+                self.columns(blocks.clone(), packed, target, epilogue);
             });
         }
     }
@@ -223,6 +256,10 @@ impl<'w, 'a> Work<'w, 'a> {
             if keep_scaled && p + depth == self.k {
                 (0..rows).for_each(|i| simd::scale(scale, tile.row(i)));
             }
+        } else if self.k == 0 && q == 0 {
+            // A sum of nothing.
+            // SAFETY: this task's rows of h.
+            unsafe { branch.h.part(own * r, rows * r) }.fill(0.0);
         }
         for (row, out) in out.chunks_exact_mut(STRIDE).enumerate().take(if rank > 0 { rows } else { 0 }) {
             // SAFETY: this task's rows of h.
@@ -236,7 +273,7 @@ impl<'w, 'a> Work<'w, 'a> {
     }
 
     /// Second phase.
-    fn columns(&self, blocks: Range<usize>, packed: &[f32], epilogue: Epilogue<'_>) {
+    fn columns(&self, blocks: Range<usize>, packed: &[f32], target: &Target<'_, '_>, epilogue: Epilogue<'_>) {
         let &Work { compute, m, n, i0, .. } = self;
         let kernel = compute.kernel();
         let cut = Cut::new(kernel, m, n);
@@ -254,8 +291,9 @@ impl<'w, 'a> Work<'w, 'a> {
                     self.finish([i, j], tile, epilogue);
                 }
             };
+            let at = (i0 + i - target.first) * n + j;
             // SAFETY: the parts do not overlap.
-            unsafe { self.c.lend((i0 + i) * n + j, [rows, cols], n, matches!(self.start, Start::Old), work) };
+            unsafe { target.c.lend(at, [rows, cols], n, matches!(self.start, Start::Old), work) };
         });
     }
 

@@ -4,17 +4,17 @@
 //! every path: where the processor does not multiply bf16, or not faster, the narrowed values stay f32.
 //!
 //! * [`Precision::Bf16`]: rounded to bf16 (nearest, ties to even). AVX512-BF16 multiplies pairs, AMX tiles.
-//!   |error| ≤ (2⁻⁸ + k·2⁻²³)·Σ|a||b|.
+//!   |error| ≤ (2⁻⁷ + k·2⁻²³)·Σ|a||b|, 2⁻⁸ for each operand; random ones stay far below.
 //! * [`Precision::Bf16x3`]: rounded to a sum of two bf16 (see `split`). AMX multiplies hi·hi, hi·lo and lo·hi; elsewhere hi + lo is
 //!   multiplied in f32, lo·lo included: three `vdpbf16ps` take longer than two multiply-adds (half as fast on Zen 5, whose
 //!   `vdpbf16ps` does twice the FLOPs of `vfmadd`). |error| ≤ (2⁻¹⁵ + k·2⁻²³)·Σ|a||b|: 2⁻¹⁶ for lo·lo, 2⁻¹⁷ for the
 //!   rest of each operand. Infinities and NaN give what f32 gives.
 //!
 //! The instructions for bf16 take denormals for zero. Values of more than 2⁻¹¹⁸ keep both parts; below, what is lost is less
-//! than 2⁻¹²⁶ of each operand. h and u, the gradients of A and B, and products of at most 16 rows or 128 columns keep their
-//! f32 operands: they are bound by memory, so rounding would cost accuracy for nothing.
+//! than 2⁻¹²⁶ of each operand. h and u, the gradients of A and B, attention, batched products, products of at most 16 rows, and
+//! those of at most 128 columns that are no linear layer's, keep their f32 operands: they are bound by memory or small, so
+//! rounding would cost accuracy for little.
 
-use half::bf16;
 use lowrank_backend::{Error, Precision, Result};
 
 use super::kernel::{DEPTH, Kernel, STRIDE};
@@ -22,6 +22,7 @@ use super::operand::Operand;
 use super::{pack, split};
 use crate::NAME;
 use crate::path::Path;
+use crate::simd::kernel;
 
 /// How products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -201,6 +202,14 @@ impl Compute {
     }
 }
 
-fn round(values: &mut [f32]) {
-    values.iter_mut().for_each(|x| *x = bf16::from_f32(*x).to_f32());
+kernel! {
+    /// To the nearest bf16, ties to even, still in f32; NaN stays one.
+    fn round[FMA](values: &mut [f32]) {
+        for x in values.iter_mut() {
+            let bits = x.to_bits();
+            let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+            let quiet = bits | 0x0040_0000;
+            *x = f32::from_bits(if x.is_nan() { quiet } else { rounded } & 0xFFFF_0000);
+        }
+    }
 }

@@ -89,7 +89,9 @@ fn strip(
             }
             let a = &packed[p / DEPTH * r * STRIDE + p % DEPTH..];
             let direct = |j: usize| match b.plain() {
-                Some(x) if j < whole => (&x[b.start + p * b.stride + j0 + j..][..(depth - 1) * b.stride + 1], b.stride),
+                Some(x) if j < whole => {
+                    (&x[b.start + p * b.stride + j0 + j..][..(depth - 1) * b.stride + whole - j], b.stride)
+                }
                 _ => (&copy[j - whole..], STRIP),
             };
             let mut j = 0;

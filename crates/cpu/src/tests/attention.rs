@@ -104,6 +104,20 @@ fn causal_means_causal() {
     assert!(nan[30 * 16..].iter().all(|x| x.is_nan()));
 }
 
+/// No queries: nothing to write forward, zeros for keys and values backward, with any number of threads.
+#[test]
+fn no_queries() {
+    let op = Attention { batch: 2, q_len: 0, kv_len: 5, causal: false, ..SMALL };
+    for threads in [1, 2, 3] {
+        let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| {
+            let cpu = Cpu::new();
+            let outputs = run(&cpu, &op, false);
+            assert!(outputs.iter().flatten().all(|&x| x == 0.0), "{outputs:?}");
+        });
+    }
+}
+
 #[test]
 fn impossible_sizes_are_errors() {
     let cpu = Cpu::new();

@@ -1,5 +1,6 @@
 //! Every operation against plain loops, hand-computed values or the f64 definitions.
 
+mod activations;
 mod attention;
 mod elementwise;
 mod fused;

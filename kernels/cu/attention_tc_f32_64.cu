@@ -1,0 +1,10 @@
+// Attention on tensor cores, heads of up to 64 elements, operands are f32 and rounded, P and dS too: see attention_tc.cuh.
+#include "common.cuh"
+#include "philox.cuh"
+#include "operand.cuh"
+#include "attention.cuh"
+#include "attention_tc.cuh"
+
+ATTENTION(f32_forward, 64, 4, (forward<64, 4, 2, 64, 1, true>))
+ATTENTION(f32_dq, 64, 4, (backward<64, 4, 2, 32, 32, 1, true, false>))
+ATTENTION(f32_dkv, 64, 4, (backward<64, 4, 2, 32, 16, 1, true, true>))
