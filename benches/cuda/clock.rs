@@ -36,7 +36,7 @@ impl Clock {
     fn keep_busy(&self) -> Outcome {
         let [to, from] = &self.busy;
         // SAFETY: both are as long.
-        Ok(unsafe { result::memcpy_dtod_async(to.0, from.0, from.1, self.stream)? })
+        unsafe { result::memcpy_dtod_async(to.0, from.0, from.1, self.stream) }.map_err(Into::into)
     }
 
     /// Seconds of the GPU for what `f` puts on the stream.
