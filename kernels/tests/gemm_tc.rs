@@ -130,28 +130,39 @@ fn transactions_are_the_fewest_possible() {
     }
 }
 
+/// Each kind of kernel with a barrier removed, a wait too short and a row too many. The tail, its mask and more steps of k
+/// than there are stages make every barrier count: the tail's loop, three about its mask, the main loop, for operands that are
+/// copied the one behind it, and two about the way out.
 #[test]
 fn faults_are_caught() {
-    let (text, by_registers) = (lowrank_kernels::GEMM_TC_BF16_BF16.ptx, lowrank_kernels::GEMM_TC_TF32.ptx);
-    let types = [Type::Bf16, Type::Bf16, Type::F32];
-    let native = Case { mnk: [136, 136, 264], types, math: Some(Math::Native), ..PLAIN };
-    let staged = Case { mnk: [136, 136, 72], math: Some(Math::Tf32), ..PLAIN };
-    let caught = |case: Case, mutant: String| {
-        let (reports, got, want, size) = run(case, false, Some(mutant));
-        let right = got.iter().zip(&want).enumerate().all(|(i, (g, w))| (g - w).abs() <= 1e-2 * (size[i] + 1e-3));
-        !right || reports.iter().any(|r| !r.is_clean())
-    };
-    assert!(!caught(native, text.to_string()) && !caught(staged, by_registers.to_string()));
-    let entry = "gemm_tc_nt_bf16_bf16";
-    let late = mutate(text, entry, "cp.async.wait_group 2", 0, |l| l.replace("wait_group 2", "wait_group 3"));
-    assert!(caught(native, late), "wait_group off by one");
-    let barriers = text.split(".entry ").find(|e| e.starts_with(entry)).unwrap().matches("bar.sync").count();
-    // The tail's come first.
-    let found = (0..barriers).filter(|&i| caught(native, mutate(text, entry, "bar.sync", i, |_| String::new())));
-    assert_eq!(found.count(), 4, "main loop, after it, before the result is read, before the next rows");
-    // m one too large.
-    assert!(caught(native, mutate(text, entry, "_param_0+56]", 0, one_more)));
-    let gone = |i| mutate(by_registers, "gemm_tc_nt_tf32", "bar.sync", i, |_| String::new());
-    let found = (0..7).filter(|&i| caught(staged, gone(i)));
-    assert_eq!(found.count(), 3, "main loop, before the result is read, before the next rows");
+    use Type::*;
+    use lowrank_kernels as k;
+    for (file, math, ty, barriers) in [
+        (k::GEMM_TC_BF16_BF16, Math::Native, Bf16, 8),
+        (k::GEMM_TC_F16_F16, Math::Native, F16, 8),
+        (k::GEMM_TC_BF16, Math::Bf16, F32, 7),
+        (k::GEMM_TC_BF16X3, Math::Bf16x3, F32, 7),
+        (k::GEMM_TC_TF32, Math::Tf32, F32, 7),
+    ] {
+        let entry = file.name.replace("gemm_tc_", "gemm_tc_nt_");
+        let case = Case { mnk: [136, 72, 200], types: [ty, ty, F32], tail: Some((40, 0.5)), math: Some(math), ..PLAIN };
+        let caught = |case: Case, mutant: String| {
+            let (reports, got, want, size) = run(case, false, Some(mutant));
+            let right = got.iter().zip(&want).enumerate().all(|(i, (g, w))| (g - w).abs() <= 1e-2 * (size[i] + 1e-3));
+            !right || reports.iter().any(|r| !r.is_clean())
+        };
+        assert!(!caught(case, file.ptx.to_string()), "{entry}");
+        let body = file.ptx.split(".entry ").find(|e| e.starts_with(&entry)).unwrap();
+        assert_eq!(body.matches("bar.sync").count(), barriers, "{entry}");
+        for i in 0..barriers {
+            let gone = mutate(file.ptx, &entry, "bar.sync", i, |_| String::new());
+            assert!(caught(case, gone), "{entry} barrier {i}");
+        }
+        if math == Math::Native {
+            let late = |l: &str| l.replace("wait_group 2", "wait_group 3");
+            assert!(caught(case, mutate(file.ptx, &entry, "cp.async.wait_group 2", 0, late)), "{entry} wait");
+        }
+        // m one too large.
+        assert!(caught(case, mutate(file.ptx, &entry, "_param_0+56]", 0, one_more)), "{entry}");
+    }
 }

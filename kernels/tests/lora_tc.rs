@@ -140,22 +140,31 @@ fn gy_is_read_once_and_main_loops_meet_no_bank_twice() {
     }
 }
 
+/// Every kernel without each of its barriers, and with a row too many.
 #[test]
 fn faults_are_caught() {
-    let text = lowrank_kernels::LORA_TC_16.ptx;
-    let caught = |mutant: String| {
-        let (reports, results) = run(true, [134, 30, 36, 5], Type::F32, 0.0, 0, false, Some(mutant));
-        let off = |(_, got, want, abs): &(_, Vec<f64>, Vec<f64>, Vec<f64>)| {
-            !(0..got.len()).all(|i| (got[i] - want[i]).abs() <= 1e-2 * (abs[i] + 1e-3))
-        };
-        results.iter().any(off) || reports.iter().any(|r| !r.is_clean())
-    };
-    assert!(!caught(text.to_string()));
-    for (entry, barriers) in [("lora_tc_u_16_f32", 4), ("lora_tc_v_16_f32", 3), ("lora_tc_uv_16_f32", 6)] {
-        for i in 0..barriers {
-            assert!(caught(mutate(text, entry, "bar.sync", i, |_| String::new())), "{entry} barrier {i}");
+    use lowrank_kernels as k;
+    for (file, rank, r) in
+        [(k::LORA_TC_16, 16, 5), (k::LORA_TC_32, 32, 20), (k::LORA_TC_64, 64, 40), (k::LORA_TC_128, 128, 100)]
+    {
+        for (ty, suffix) in [(Type::F32, "f32"), (Type::Bf16, "16bit")] {
+            let caught = |mutant: String| {
+                let (reports, results) = run(true, [134, 30, 36, r], ty, 0.0, 0, false, Some(mutant));
+                let off = |(_, got, want, abs): &(_, Vec<f64>, Vec<f64>, Vec<f64>)| {
+                    !(0..got.len()).all(|i| (got[i] - want[i]).abs() <= 1e-2 * (abs[i] + 1e-3))
+                };
+                results.iter().any(off) || reports.iter().any(|r| !r.is_clean())
+            };
+            assert!(!caught(file.ptx.to_string()), "{rank} {suffix}");
+            for sum in ["u", "v", "uv"] {
+                let entry = format!("lora_tc_{sum}_{rank}_{suffix}");
+                let body = file.ptx.split(".entry ").find(|e| e.starts_with(&format!("{entry}("))).unwrap();
+                let barriers = body.matches("bar.sync").count();
+                let missed = |&i: &usize| !caught(mutate(file.ptx, &entry, "bar.sync", i, |_| String::new()));
+                assert_eq!((0..barriers).filter(missed).collect::<Vec<_>>(), [0; 0], "{entry} of {barriers}");
+                // m one too large.
+                assert!(caught(mutate(file.ptx, &entry, "_param_0+48]", 0, one_more)), "{entry}");
+            }
         }
     }
-    // m one too large.
-    assert!(caught(mutate(text, "lora_tc_uv_16_f32", "_param_0+48]", 0, one_more)));
 }

@@ -1,103 +1,46 @@
-//! The moving, elementwise, row-wise and optimiser kernels on ptxsim: right and without a finding as it
-//! is, and wrong or found out with a barrier removed, a bound off by one, or a step doubled.
+//! The moving, elementwise and optimiser kernels and the small ones between products on ptxsim: right and without a finding
+//! as they are, and wrong or found out with a barrier removed, a bound off by one, or a step doubled.
 
-use lowrank_kernels::Module;
-use ptxsim::{Arg, Config, Memory, launch};
+mod faults;
 
-/// A kernel's call: entry, blocks, arguments.
-struct Call<'a> {
-    entry: &'a str,
-    blocks: usize,
-    args: Vec<Arg>,
-}
-
-/// Small integers, so that sums are exact in any order.
-fn integers(seed: u32, n: usize) -> Vec<f32> {
-    (0..n as u32).map(|i| ((i.wrapping_mul(2_654_435_761) ^ seed.wrapping_mul(97)) >> 13) as f32 % 5.0 - 2.0).collect()
-}
-
-fn ptr(mem: &mut Memory, values: &[f32]) -> u64 {
-    mem.upload(values)
-}
-
-fn u64s(values: &[usize]) -> Vec<Arg> {
-    values.iter().map(|&v| Arg::U64(v as u64)).collect()
-}
-
-fn u32s(values: &[u32]) -> Vec<Arg> {
-    values.iter().map(|&v| Arg::U32(v)).collect()
-}
-
-fn ptrs(values: &[u64]) -> Vec<Arg> {
-    values.iter().map(|&v| Arg::Ptr(v)).collect()
-}
-
-/// Runs it; None if ptxsim has anything to report.
-fn run(ptx: &str, mem: &mut Memory, call: &Call<'_>) -> Option<()> {
-    let module = ptxsim::Module::parse(ptx).unwrap();
-    let config = Config { step_limit: 1 << 20, ..Config::new([call.blocks as u32, 1, 1], [256, 1, 1]) };
-    launch(&module, call.entry, mem, &config, &call.args).unwrap().is_clean().then_some(())
-}
-
-/// The text with the `nth` line of this kernel that contains `what` changed by `by`.
-fn mutate(ptx: &str, entry: &str, what: &str, nth: usize, by: fn(&str) -> String) -> String {
-    let start = ptx.find(&format!(".entry {entry}(")).unwrap();
-    let end = ptx[start..].find("\n}").map_or(ptx.len(), |n| start + n);
-    let mut seen = 0;
-    let body: Vec<String> = ptx[start..end]
-        .lines()
-        .map(|line| {
-            let hit = line.contains(what);
-            seen += usize::from(hit);
-            if hit && seen == nth + 1 { by(line) } else { line.to_string() }
-        })
-        .collect();
-    assert!(seen > nth, "{entry} has no {what} number {nth}");
-    format!("{}{}{}", &ptx[..start], body.join("\n"), &ptx[end..])
-}
-
-type Mutant = (&'static str, usize, fn(&str) -> String);
-
-fn removed(_: &str) -> String {
-    String::new()
-}
-
-/// A comparison that lets one more in: ≥ becomes >, > becomes ≥, < becomes ≤.
-fn off_by_one(line: &str) -> String {
-    let swaps = [(".ge.", ".gt."), (".gt.", ".ge."), (".lt.", ".le."), (".le.", ".lt.")];
-    let (from, to) = swaps.into_iter().find(|(from, _)| line.contains(from)).expect("a comparison");
-    line.replacen(from, to, 1)
-}
-
-/// The end of the elements is lost.
-fn unbounded(line: &str) -> String {
-    line.replace("min.u64", "max.u64")
-}
-
-/// `case` gives what it should with the kernel as it is, and something else, or a finding, with each mutant.
-fn shows(module: Module, entry: &str, mutants: &[Mutant], case: impl Fn(&str) -> Option<bool>) {
-    assert_eq!(case(module.ptx), Some(true), "{entry} as it is");
-    for &(what, nth, by) in mutants {
-        let broken = mutate(module.ptx, entry, what, nth, by);
-        assert_ne!(broken, module.ptx, "{entry}: {what} {nth} is unchanged");
-        assert_ne!(case(&broken), Some(true), "{entry}: a change of {what} {nth} does not show");
-    }
-}
-
-const BARRIER: &str = "bar.sync";
+use faults::*;
+use ptxsim::{Arg, Memory};
 
 #[test]
 fn copy() {
     // 9 rows of 7 of a matrix with rows of 11, to one with rows of 8.
     let x = integers(1, 9 * 11 - 4);
-    shows(lowrank_kernels::COPY, "copy_f32", &[("setp.", 0, off_by_one)], |ptx| {
+    let copied = |y: &[f32]| (0..71).all(|i| y[i] == if i % 8 < 7 { x[i / 8 * 11 + i % 8] } else { 9.0 });
+    for (entry, of) in [("copy_f32", BOTH[0]), ("copy_bf16", BOTH[1])] {
+        shows(lowrank_kernels::COPY, entry, &[("setp.", 0, off_by_one)], |ptx| {
+            let mut mem = Memory::new();
+            let (from, to) = (of.upload(&mut mem, &x), of.upload(&mut mem, &[9.0; 9 * 8 - 1]));
+            let args = [ptrs(&[to, from]), u64s(&[63, 7, 11, 8]), u32s(&[0])].concat();
+            run(ptx, &mut mem, &Call { entry, blocks: 1, args })?;
+            Some(copied(&of.read(&mem, to, 71)))
+        });
+    }
+    shows(lowrank_kernels::COPY, "copy_f16", &[("setp.", 0, off_by_one)], |ptx| {
         let mut mem = Memory::new();
-        let (from, to) = (ptr(&mut mem, &x), ptr(&mut mem, &[9.0; 9 * 8 - 1]));
-        let args = [ptrs(&[to, from]), u64s(&[63, 7, 11, 8]), u32s(&[0])].concat();
-        run(ptx, &mut mem, &Call { entry: "copy_f32", blocks: 1, args })?;
-        let y = mem.download::<f32>(to, 71).unwrap();
-        Some((0..71).all(|i| y[i] == if i % 8 < 7 { x[i / 8 * 11 + i % 8] } else { 9.0 }))
+        let (from, to) = (mem.upload(&[7u16, 8, 9]), mem.upload(&[0u16; 3]));
+        let args = [ptrs(&[to, from]), u64s(&[3, 3, 3, 3]), u32s(&[0])].concat();
+        run(ptx, &mut mem, &Call { entry: "copy_f16", blocks: 1, args })?;
+        Some(mem.download::<u16>(to, 3).unwrap() == [7, 8, 9])
     });
+}
+
+#[test]
+fn fill() {
+    for (entry, bytes) in [("fill_32", 4), ("fill_16", 2)] {
+        shows(lowrank_kernels::COPY, entry, &[("setp.", 0, off_by_one)], |ptx| {
+            let mut mem = Memory::new();
+            let to = mem.alloc(255 * bytes);
+            let args = [ptrs(&[to]), u64s(&[255]), u32s(&[0x0607_0809])].concat();
+            run(ptx, &mut mem, &Call { entry, blocks: 1, args })?;
+            let want = &0x0607_0809u32.to_le_bytes()[..bytes];
+            Some(mem.download::<u8>(to, 255 * bytes).unwrap().chunks(bytes).all(|v| v == want))
+        });
+    }
 }
 
 #[test]
@@ -128,6 +71,18 @@ fn zip() {
 }
 
 #[test]
+fn zip_same() {
+    let (a, b) = (integers(23, 255), integers(24, 255));
+    shows(lowrank_kernels::ZIP, "zip_same", &[("min.u64", 0, unbounded)], |ptx| {
+        let mut mem = Memory::new();
+        let [x, y, to] = [&a, &b, &vec![9.0; 255]].map(|v| mem.upload(v));
+        let args = [ptrs(&[to, x, y]), u64s(&[255]), u32s(&[0, 0, 0, 0, 2])].concat();
+        run(ptx, &mut mem, &Call { entry: "zip_same", blocks: 1, args })?;
+        Some((0..255).all(|i| mem.download::<f32>(to, 255).unwrap()[i] == a[i] * b[i]))
+    });
+}
+
+#[test]
 fn reduce() {
     let x = integers(4, 3 * 1000);
     let mutants: &[Mutant] = &[(BARRIER, 0, removed), (BARRIER, 2, removed)];
@@ -145,6 +100,50 @@ fn reduce() {
             }
         }
         Some(true)
+    });
+}
+
+#[test]
+fn reduce_short_rows_and_columns() {
+    let x = integers(5, 3 * 40);
+    let mutants: &[Mutant] = &[("setp.", 0, off_by_one), ("setp.", 2, off_by_one)];
+    shows(lowrank_kernels::REDUCE, "reduce_short_rows", mutants, |ptx| {
+        // Rows of 40 and of 31, which leave some lanes without an element.
+        for (rows, len) in [(3usize, 40usize), (3, 31)] {
+            let mut mem = Memory::new();
+            let (from, to) = (mem.upload(&x[..rows * len]), mem.upload(&vec![9.0f32; rows]));
+            let args = [ptrs(&[to, from]), u64s(&[rows, len]), u32s(&[0, 0, 0, 0])].concat();
+            run(ptx, &mut mem, &Call { entry: "reduce_short_rows", blocks: 1, args })?;
+            let want: Vec<f32> = x[..rows * len].chunks(len).map(|row| row.iter().sum()).collect();
+            if mem.download::<f32>(to, rows).unwrap() != want {
+                return Some(false);
+            }
+        }
+        Some(true)
+    });
+    // [10, 7] in parts of four rows.
+    let mutants: &[Mutant] = &[("setp.", 0, off_by_one), ("min.u64", 0, unbounded)];
+    shows(lowrank_kernels::REDUCE, "reduce_columns", mutants, |ptx| {
+        let mut mem = Memory::new();
+        let (from, to) = (mem.upload(&x[..70]), mem.upload(&[9.0f32; 21]));
+        let args = [ptrs(&[to, from]), u64s(&[21, 10, 7, 4, 3]), u32s(&[0, 0, 0, 0])].concat();
+        run(ptx, &mut mem, &Call { entry: "reduce_columns", blocks: 1, args })?;
+        let part = |i: usize| (i / 7 * 4..(i / 7 * 4 + 4).min(10)).map(|row| x[row * 7 + i % 7]).sum::<f32>();
+        Some(mem.download::<f32>(to, 21).unwrap() == (0..21).map(part).collect::<Vec<_>>())
+    });
+}
+
+#[test]
+fn permute() {
+    // [3, 5] to [5, 3].
+    let x = integers(25, 15);
+    shows(lowrank_kernels::MOVING, "permute", &[("setp.", 0, off_by_one), ("setp.", 3, off_by_one)], |ptx| {
+        let mut mem = Memory::new();
+        let (from, to) = (mem.upload(&x), mem.upload(&[9.0f32; 15]));
+        let order = longs(&[3, 5, 1, 1, 1, 1, 5, 1, 0, 0, 0, 0]);
+        let args = [ptrs(&[to, from]), u64s(&[15]), u32s(&[0, 0, 0, 2]), vec![Arg::Bytes(order)]].concat();
+        run(ptx, &mut mem, &Call { entry: "permute", blocks: 1, args })?;
+        Some(mem.download::<f32>(to, 15).unwrap() == (0..15).map(|i| x[i % 3 * 5 + i / 3]).collect::<Vec<_>>())
     });
 }
 
@@ -178,68 +177,6 @@ fn moving() {
 }
 
 #[test]
-fn softmax() {
-    // Equal elements: each is one over a power of two, exactly.
-    let mutants: &[Mutant] = &[(BARRIER, 0, removed), (BARRIER, 1, removed), (BARRIER, 2, removed)];
-    shows(lowrank_kernels::SOFTMAX, "softmax_forward", mutants, |ptx| {
-        let mut mem = Memory::new();
-        let (from, to) = (ptr(&mut mem, &[3.0; 2 * 512]), ptr(&mut mem, &[0.0; 2 * 512]));
-        let args = [ptrs(&[to, from]), u64s(&[512])].concat();
-        run(ptx, &mut mem, &Call { entry: "softmax_forward", blocks: 2, args })?;
-        Some(mem.download::<f32>(to, 1024).unwrap() == vec![1.0 / 512.0; 1024])
-    });
-    let mutants: &[Mutant] = &[(BARRIER, 0, removed)];
-    shows(lowrank_kernels::SOFTMAX, "softmax_backward", mutants, |ptx| {
-        let (y, gy) = (integers(8, 600), integers(9, 600));
-        let mut mem = Memory::new();
-        let (ya, ga, to) = (ptr(&mut mem, &y), ptr(&mut mem, &gy), ptr(&mut mem, &[0.0; 600]));
-        let args = [ptrs(&[to, ya, ga]), u64s(&[300]), u32s(&[0])].concat();
-        run(ptx, &mut mem, &Call { entry: "softmax_backward", blocks: 2, args })?;
-        let sum = |row: usize| (0..300).map(|i| y[row * 300 + i] * gy[row * 300 + i]).sum::<f32>();
-        let want: Vec<f32> = (0..600).map(|i| y[i] * (gy[i] - sum(i / 300))).collect();
-        Some(mem.download::<f32>(to, 600).unwrap() == want)
-    });
-}
-
-#[test]
-fn norm() {
-    // Rows of ±2: the mean square is 4, rstd ½, so all is exact.
-    let x: Vec<f32> = integers(10, 2 * 512).iter().map(|v| if *v > 0.0 { 2.0 } else { -2.0 }).collect();
-    let w = integers(11, 512);
-    shows(lowrank_kernels::NORM, "norm_forward", &[(BARRIER, 2, removed)], |ptx| {
-        let mut mem = Memory::new();
-        let (from, weight) = (ptr(&mut mem, &x), ptr(&mut mem, &w));
-        let (to, rstd) = (ptr(&mut mem, &[0.0; 1024]), ptr(&mut mem, &[0.0; 2]));
-        let args = [ptrs(&[to, rstd, 0, from, weight, 0]), u64s(&[512]), vec![Arg::F32(0.0)]].concat();
-        run(ptx, &mut mem, &Call { entry: "norm_forward", blocks: 2, args })?;
-        let want: Vec<f32> = (0..1024).map(|i| x[i] * 0.5 * w[i % 512]).collect();
-        Some(mem.download::<f32>(to, 1024).unwrap() == want && mem.download::<f32>(rstd, 2).unwrap() == [0.5; 2])
-    });
-}
-
-#[test]
-fn sequence() {
-    let x = integers(12, 2 * 2 * 6);
-    let (cos, sin) = (integers(13, 2 * 3), integers(14, 2 * 3));
-    // x [1, 2, 2, 6].
-    shows(lowrank_kernels::SEQUENCE, "rope", &[("setp.", 0, off_by_one)], |ptx| {
-        let mut mem = Memory::new();
-        let at = [&x, &cos, &sin].map(|v| ptr(&mut mem, v));
-        let to = ptr(&mut mem, &[0.0; 24]);
-        let args = [ptrs(&[to, at[0], at[1], at[2]]), u64s(&[12, 3, 2, 2]), vec![Arg::F32(1.0)], u32s(&[0])].concat();
-        run(ptx, &mut mem, &Call { entry: "rope", blocks: 1, args })?;
-        let want: Vec<f32> = (0..24)
-            .map(|i| {
-                let (row, column) = (i / 6, i % 6);
-                let t = row / 2 * 3 + column % 3;
-                if column < 3 { x[i] * cos[t] - x[i + 3] * sin[t] } else { x[i] * cos[t] + x[i - 3] * sin[t] }
-            })
-            .collect();
-        Some(mem.download::<f32>(to, 24).unwrap() == want)
-    });
-}
-
-#[test]
 fn optim() {
     // Tensors of 5000 and 3 elements: two blocks and one.
     let (long, short) = (integers(15, 5000), integers(16, 3));
@@ -259,6 +196,172 @@ fn optim() {
         let want = [squares(&long[..4096]), squares(&long[4096..]), squares(&short)];
         Some(mem.download::<f32>(to, 3).unwrap() == want)
     });
+}
+
+/// An optimiser's table of two tensors of 5000 and 3 elements: columns of `room` addresses, then lengths, then first blocks.
+fn table(room: usize, columns: &[[u64; 2]]) -> Arg {
+    let mut bytes = Vec::new();
+    for column in columns.iter().chain(&[[5000, 3]]) {
+        bytes.extend(longs(column));
+        bytes.resize(bytes.len() + 8 * (room - 2), 0);
+    }
+    bytes.extend(words(&[0, 2]));
+    bytes.resize(bytes.len() + 4 * (room - 2), 0);
+    Arg::Bytes(bytes)
+}
+
+const LENGTHS: [usize; 2] = [5000, 3];
+
+#[test]
+fn adamw() {
+    let [p, m, v, g] = [30, 31, 32, 33].map(|seed| LENGTHS.map(|len| integers(seed, len)));
+    // clip, norm, the two corrections, lr. v is a square.
+    let v = v.map(|v| v.iter().map(|x| x * x).collect::<Vec<f32>>());
+    shows(lowrank_kernels::OPTIM, "adamw", &[("setp.", 1, off_by_one), ("setp.", 5, off_by_one)], |ptx| {
+        let mut mem = Memory::new();
+        let scalars = mem.upload(&[0.0f32, 0.5, 0.0, 0.5, 0.5, 0.25]);
+        let at = [&p, &m, &v, &g].map(|pair| [0, 1].map(|i| mem.upload(&pair[i])));
+        let constants = [0.5, 0.5, 0.5, 0.5, 1e-3, 0.25].map(Arg::F32).to_vec();
+        let args = [ptrs(&[scalars]), u32s(&[2, 5]), constants, vec![table(80, &at)]].concat();
+        run(ptx, &mut mem, &Call { entry: "adamw", blocks: 3, args })?;
+        let right = |t: usize| {
+            let [np, nm, nv]: [Vec<f32>; 3] = std::array::from_fn(|c| mem.download(at[c][t], LENGTHS[t]).unwrap());
+            (0..LENGTHS[t]).all(|i| {
+                let d = 0.5 * g[t][i];
+                let (one, two) = (0.5 * m[t][i] + 0.5 * d, 0.5 * v[t][i] + 0.5 * d * d);
+                let step = 0.25 * p[t][i] + one / 0.5 / ((two / 0.5).sqrt() + 1e-3);
+                nm[i] == one && nv[i] == two && (np[i] - (p[t][i] - 0.25 * step)).abs() <= 1e-5 * (1.0 + step.abs())
+            })
+        };
+        Some(right(0) && right(1))
+    });
+}
+
+#[test]
+fn sgd() {
+    let [p, u, g] = [34, 35, 36].map(|seed| LENGTHS.map(|len| integers(seed, len)));
+    // With momentum and without.
+    let mutants: &[Mutant] = &[("setp.", 1, off_by_one), ("setp.", 6, off_by_one), ("setp.", 7, off_by_one)];
+    shows(lowrank_kernels::OPTIM, "sgd", mutants, |ptx| {
+        for momentum in [true, false] {
+            let mut mem = Memory::new();
+            let scalars = mem.upload(&[0.0f32, 0.5, 0.0, 0.0, 0.0, 0.25]);
+            let mut at = [&p, &u, &g].map(|pair| [0, 1].map(|i| mem.upload(&pair[i])));
+            at[1] = if momentum { at[1] } else { [0; 2] };
+            let constants = [0.5, 0.25].map(Arg::F32).to_vec();
+            let args = [ptrs(&[scalars]), u32s(&[2, 5]), constants, vec![table(100, &at)]].concat();
+            run(ptx, &mut mem, &Call { entry: "sgd", blocks: 3, args })?;
+            for t in [0, 1] {
+                let step = |i: usize| 0.5 * g[t][i] + if momentum { 0.5 * u[t][i] } else { 0.0 };
+                let want = |i: usize| p[t][i] - 0.25 * (0.25 * p[t][i] + step(i));
+                let len = LENGTHS[t];
+                let moved =
+                    momentum && mem.download::<f32>(at[1][t], len).unwrap() != (0..len).map(step).collect::<Vec<_>>();
+                if moved || mem.download::<f32>(at[0][t], len).unwrap() != (0..len).map(want).collect::<Vec<_>>() {
+                    return Some(false);
+                }
+            }
+        }
+        Some(true)
+    });
+}
+
+#[test]
+fn grad_norm() {
+    // 4096 in all: the norm is 64, half as much is allowed.
+    let parts: Vec<f32> = (0..300).map(|i| if i < 299 { 13.0 } else { 209.0 }).collect();
+    shows(lowrank_kernels::OPTIM, "grad_norm", &[(BARRIER, 0, removed), ("setp.", 1, off_by_one)], |ptx| {
+        let mut mem = Memory::new();
+        let (scalars, from) = (mem.upload(&[9.0f32; 8]), mem.upload(&parts));
+        let args = [ptrs(&[scalars, from]), u64s(&[300]), vec![Arg::F32(32.0)]].concat();
+        run(ptx, &mut mem, &Call { entry: "grad_norm", blocks: 1, args })?;
+        let got = mem.download::<f32>(scalars, 4).unwrap();
+        Some(got[2] == 64.0 && (got[1] - 0.5).abs() < 1e-6 && got[0] == 9.0 && got[3] == 9.0)
+    });
+}
+
+/// Three matrices in one launch: the blocks of each, its rows, its last columns.
+#[test]
+fn bf16_rows() {
+    let shapes = [(3usize, 10usize), (70, 16), (5, 7)];
+    let x = shapes.map(|(rows, cols)| integers(rows as u32, rows * cols));
+    let mutants: &[Mutant] = &[("setp.", 0, off_by_one), ("setp.", 1, off_by_one), ("setp.", 2, off_by_one)];
+    shows(lowrank_kernels::BF16_ROWS, "bf16_rows", mutants, |ptx| {
+        let mut mem = Memory::new();
+        let (mut jobs, mut to, mut blocks) = (Vec::new(), Vec::new(), 0);
+        for ((rows, cols), x) in shapes.iter().zip(&x) {
+            let pitch = cols.next_multiple_of(8);
+            let y = mem.alloc(rows * pitch * 2);
+            let own = (rows * pitch / 4).div_ceil(256);
+            jobs.extend(longs(&[mem.upload(x), y]));
+            jobs.extend(words(&[*rows as u32, *cols as u32, pitch as u32, own as u32, 0, 2f32.to_bits()]));
+            to.push(y);
+            blocks += own;
+        }
+        run(ptx, &mut mem, &Call { entry: "bf16_rows", blocks, args: vec![Arg::Bytes(jobs)] })?;
+        Some(shapes.iter().zip(&x).zip(&to).all(|(((rows, cols), x), &y)| {
+            let pitch = cols.next_multiple_of(8);
+            let want = |i: usize| if i % pitch < *cols { 2.0 * x[i / pitch * cols + i % pitch] } else { 0.0 };
+            mem.download::<u16>(y, rows * pitch).is_ok()
+                && BOTH[1].read(&mem, y, rows * pitch) == (0..rows * pitch).map(want).collect::<Vec<_>>()
+        }))
+    });
+}
+
+/// Three sums in one launch: the blocks of each, its end, its parts.
+#[test]
+fn lora_sum() {
+    let sizes = [(5usize, 3usize), (1030, 6), (3, 4)];
+    let x = sizes.map(|(len, parts)| integers(len as u32, len * parts));
+    let end = |nth| -> Mutant { ("setp.", nth, off_by_one) };
+    // The loop over parts takes four at a time and may end after each.
+    let mutants = &[end(0), end(1), ("min.u64", 0, unbounded), end(11), end(14), end(17)];
+    shows(lowrank_kernels::LORA, "lora_sum", mutants, |ptx| {
+        let mut mem = Memory::new();
+        let (mut jobs, mut to, mut blocks) = (Vec::new(), Vec::new(), 0);
+        for ((len, parts), x) in sizes.iter().zip(&x) {
+            let (out, copy, own) = (mem.alloc(4 * len), mem.alloc(2 * len), len.div_ceil(1024));
+            jobs.extend(longs(&[mem.upload(x), out, copy, *len as u64]));
+            jobs.extend(words(&[*parts as u32, 2f32.to_bits(), 0.5f32.to_bits(), 0, 0, own as u32]));
+            to.push([out, copy]);
+            blocks += own;
+        }
+        run(ptx, &mut mem, &Call { entry: "lora_sum", blocks, args: vec![Arg::Bytes(jobs)] })?;
+        Some(sizes.iter().zip(&x).zip(&to).all(|((&(len, parts), x), &[out, copy])| {
+            let sum = |i: usize| (0..parts).map(|part| x[part * len + i]).sum::<f32>();
+            let twice: Vec<f32> = (0..len).map(|i| 2.0 * sum(i)).collect();
+            mem.download::<f32>(out, len).unwrap() == twice
+                && BOTH[1].read(&mem, copy, len) == (0..len).map(sum).collect::<Vec<_>>()
+        }))
+    });
+}
+
+#[test]
+fn attention_delta() {
+    // 70 queries of two heads of 12 elements: two blocks a head, rows that do not fill a warp.
+    let [queries, heads, dim] = [70usize, 2, 12];
+    let (y, gy) = (integers(40, queries * heads * dim), integers(41, queries * heads * dim));
+    for of in BOTH {
+        let mutants: &[Mutant] = &[
+            ("shfl.sync", 0, removed),
+            ("setp.", 19, off_by_one),
+            ("setp.", 20, off_by_one),
+            ("setp.", 21, off_by_one),
+        ];
+        shows(lowrank_kernels::ATTENTION_DELTA, "attention_delta", mutants, |ptx| {
+            let mut mem = Memory::new();
+            let (ya, ga, to) = (of.upload(&mut mem, &y), of.upload(&mut mem, &gy), mem.alloc(queries * heads * 4));
+            let mut p = longs(&[0, 0, 0, ya, ga, 0, 0, 0, 0, 0, 0, 0, to]);
+            let [q, h, d] = [queries as u32, heads as u32, dim as u32];
+            p.extend(words(&[1, q, q, h, h, d, 1f32.to_bits(), 0, 0, 0, 0, of.half.into(), of.half.into(), 0]));
+            run(ptx, &mut mem, &Call { entry: "attention_delta", blocks: 4, args: vec![Arg::Bytes(p)] })?;
+            let dot = |at: usize| (0..dim).map(|i| y[at * dim + i] * gy[at * dim + i]).sum::<f32>();
+            let want = |i: usize| dot(i % queries * heads + i / queries);
+            Some(
+                mem.download::<f32>(to, queries * heads).unwrap() == (0..queries * heads).map(want).collect::<Vec<_>>(),
+            )
+        });
+    }
 }
 
 #[test]
