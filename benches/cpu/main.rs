@@ -2,10 +2,10 @@
 //!
 //! ```text
 //! cargo bench --bench cpu                      share of the multiply-add peak, per shape; the ceiling of AMX
-//! cargo bench --bench cpu -- linear M K N R [bf16]   one low-rank linear, forward + backward, one line
-//! cargo bench --bench cpu -- decode M K N R [bf16]   its forward alone
-//! cargo bench --bench cpu -- step [bf16]             a whole training step of a Llama-shaped model
-//!                                                    (bf16: weights, activations and products)
+//! cargo bench --bench cpu -- linear M K N R [MODE]   one low-rank linear, forward + backward, one line
+//! cargo bench --bench cpu -- decode M K N R [MODE]   its forward alone
+//! cargo bench --bench cpu -- step [MODE]             a whole training step of a Llama-shaped model
+//!                                                    (bf16: weights, activations and products; bf16x3: products)
 //! cargo bench --bench cpu -- attention [B Q HEADS KV_HEADS DIM]   causal, forward and backward
 //! cargo bench --bench cpu -- maps                    elementwise functions
 //! cargo bench --bench cpu -- gemm [M N K] [nn|nt|tn] plain products
@@ -132,7 +132,14 @@ fn shares() -> Result<()> {
         "{:<26} {:>7} {:>9} {:>16} {:>16} {:>8} {:>6} {:>6} {:>6} {:>6}",
         "step", "peak", "ms", "low-rank", "frozen", "adapter", "bf16", "W too", "all", "bf16x3"
     );
-    for shape in [[512, 768, 768, 8], [512, 2048, 2048, 16], [1024, 4096, 4096, 16], [333, 1000, 1500, 40]] {
+    let shapes = [
+        [512, 768, 768, 8],
+        [512, 2048, 2048, 16],
+        [1024, 4096, 4096, 16],
+        [2048, 2048, 8192, 64],
+        [333, 1000, 1500, 40],
+    ];
+    for shape in shapes {
         let layer = Layer::new(&device, shape, DType::F32, DType::F32)?;
         let small = Layer::new(&device, shape, DType::BF16, DType::F32)?;
         let smallest = Layer::new(&device, shape, DType::BF16, DType::BF16)?;
@@ -175,26 +182,27 @@ fn shares() -> Result<()> {
             results[5].1 / results[1].1,
         );
     }
-    let (m, k, n) = (1, 4096, 4096);
-    let layer = Layer::new(&device, [m, k, n, 16], DType::F32, DType::F32)?;
-    let buffer = random(n * k, 9);
-    let results = turns(
-        2.0,
-        &mut [
-            ("decode", Box::new(|| drop(no_grad(|| layer.forward(true)).expect("forward")))),
-            ("read", Box::new(|| probe::read(&buffer))),
-        ],
-    );
-    let rate = |i: usize| (4 * n * k) as f64 / results[i].0.clock / 1e9;
-    println!("decode m{m} k{k} n{n} r16: {:.1} GB/s of W; reading a buffer of its size {:.1} GB/s", rate(0), rate(1));
+    // 64 MiB, which a last-level cache may hold, and 1 GiB.
+    for n in [4096, 16384] {
+        let k = n;
+        let layer = Layer::new(&device, [1, k, n, 16], DType::F32, DType::F32)?;
+        let results = turns(
+            2.0,
+            &mut [
+                ("decode", Box::new(|| drop(no_grad(|| layer.forward(true)).expect("forward")))),
+                // The same memory on the same pages, added up.
+                ("read", Box::new(|| drop(no_grad(|| layer.w.sum()).expect("sum")))),
+            ],
+        );
+        let rate = |i: usize| (4 * n * k) as f64 / results[i].0.clock / 1e9;
+        println!("decode m1 k{k} n{n} r16: {:.1} GB/s of W; adding W up {:.1} GB/s", rate(0), rate(1));
+    }
     Ok(())
 }
 
-fn line(what: &str, shape: [usize; 4], dtype: DType) -> Result<()> {
+fn line(what: &str, shape: [usize; 4], dtype: DType, precision: Precision) -> Result<()> {
     let device = Device::from_name("cpu")?;
-    if dtype == DType::BF16 {
-        device.set_precision(Precision::Bf16)?;
-    }
+    device.set_precision(precision)?;
     let layer = Layer::new(&device, shape, dtype, dtype)?;
     let forward_only = what == "decode";
     let run = |adapter: bool| match forward_only {
@@ -205,30 +213,37 @@ fn line(what: &str, shape: [usize; 4], dtype: DType) -> Result<()> {
     let [m, k, n, r] = shape;
     let (own, frozen) = (results[0].0, results[1].0);
     println!(
-        "ours\t{what}\t{dtype}\t{m}x{k}x{n}r{r}\tms {:.3}\tprocessor_ms {:.3}\tfrozen_ms {:.3}\tfrozen_processor_ms {:.3}",
+        "ours\t{what}\t{dtype}, {}\t{m}x{k}x{n}r{r}\tms {:.3}\tprocessor_ms {:.3}\tfrozen_ms {:.3}\tfrozen_processor_ms {:.3}",
+        precision.name(),
         own.clock * 1e3,
         own.processor * 1e3,
         frozen.clock * 1e3,
         frozen.processor * 1e3
     );
+    // Tells a slow state of the machine's tiles from a slow kernel.
+    if let Some([_, blocked]) = probe::tiles() {
+        eprintln!("AMX from panels now: {blocked:.0} GFLOP/s a core");
+    }
     Ok(())
 }
 
 fn main() -> Result<()> {
     let mut args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let dtype = match args.iter().position(|arg| arg == "bf16") {
-        Some(i) => {
-            args.remove(i);
-            DType::BF16
-        }
-        None => DType::F32,
+    let mut mode = |name: &str| {
+        let at = args.iter().position(|arg| arg == name);
+        at.is_some_and(|i| args.remove(i) == name)
+    };
+    let (dtype, precision) = match (mode("bf16"), mode("bf16x3")) {
+        (true, _) => (DType::BF16, Precision::Bf16),
+        (false, true) => (DType::F32, Precision::Bf16x3),
+        (false, false) => (DType::F32, Precision::Full),
     };
     let words: Vec<&str> = args.iter().map(String::as_str).collect();
     match words[..] {
         [] => shares(),
         [what @ ("linear" | "decode"), m, k, n, r] => {
             let size = |text: &str| text.parse().expect("a size");
-            line(what, [size(m), size(k), size(n), size(r)], dtype)
+            line(what, [size(m), size(k), size(n), size(r)], dtype, precision)
         }
         ["attention", ref sizes @ ..] => {
             let sizes: Vec<usize> = sizes.iter().map(|text| text.parse().expect("a size")).collect();
@@ -241,7 +256,7 @@ fn main() -> Result<()> {
             gemm::run(sizes[..].try_into().ok(), words.get(sizes.len()).copied())
         }
         ["step"] => {
-            step::run(dtype);
+            step::run(dtype, precision);
             Ok(())
         }
         // `cargo test --benches` and filters meant for other benches.

@@ -145,19 +145,3 @@ unsafe fn walk(a: *const u8, b: *const u8, steps: usize, rounds: usize, feed: bo
         asm!("tilerelease", options(nostack));
     }
 }
-
-/// Reads a buffer once on all threads.
-pub fn read(buffer: &[f32]) {
-    use rayon::prelude::*;
-    let sum: f32 = buffer
-        .par_chunks(1 << 16)
-        .map(|chunk| {
-            let mut lanes = [0.0f32; 64];
-            for block in chunk.as_chunks::<64>().0 {
-                lanes.iter_mut().zip(block).for_each(|(l, x)| *l += x);
-            }
-            lanes.iter().sum::<f32>()
-        })
-        .sum();
-    black_box(sum);
-}

@@ -55,12 +55,10 @@ fn model(device: &Device, dtype: DType) -> Llama {
 }
 
 /// Prints one line.
-pub fn run(dtype: DType) {
+pub fn run(dtype: DType, precision: Precision) {
     let device = Device::from_name("cpu").expect("cpu");
-    if dtype == DType::BF16 {
-        device.set_precision(Precision::Bf16).expect("precision");
-        device.set_activations(DType::BF16).expect("activations");
-    }
+    device.set_precision(precision).expect("precision");
+    device.set_activations(dtype).expect("activations");
     let mut model = model(&device, dtype);
     let list = ["q_proj", "k_proj", "v_proj", "o_proj"].map(String::from).to_vec();
     let config = LoraConfig { r: 8, alpha: 16.0, targets: Targets::List(list), ..LoraConfig::default() };
@@ -102,8 +100,9 @@ pub fn run(dtype: DType) {
     let tokens = (BATCH * LEN) as f64;
     let losses = losses.iter().map(|l| l.item().expect("loss")).collect::<Vec<_>>();
     println!(
-        "ours\tstep\t{dtype}\tms {:.1}\tprocessor_ms {:.1}\ttokens/s {:.0}\tof processor time {:.0}\tpeak_MiB {}\t\
+        "ours\tstep\t{dtype}, {}\tms {:.1}\tprocessor_ms {:.1}\ttokens/s {:.0}\tof processor time {:.0}\tpeak_MiB {}\t\
          forward {:.0} backward {:.0} update {:.1} ms (processor)\tloss {:.4}->{:.4}",
+        precision.name(),
         clock * 1e3,
         processor * 1e3,
         tokens / clock,

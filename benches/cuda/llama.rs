@@ -106,7 +106,11 @@ impl Observer for Rates {
     }
 }
 
-/// Prints tokens per second in two precisions.
+/// Activations and products: that of `scripts/peers/gpu.py` first.
+const MODES: [(DType, Precision); 3] =
+    [(DType::BF16, Precision::Bf16), (DType::F32, Precision::Bf16), (DType::F32, Precision::Tf32)];
+
+/// Prints tokens per second.
 pub fn steps(setup: &Setup) -> Outcome {
     let shape = if setup.tiny { &TINY } else { &REAL };
     let bytes = shape.weights()?;
@@ -129,8 +133,9 @@ pub fn steps(setup: &Setup) -> Outcome {
         "\na training step, Llama of hidden {}, {} layers, inner {}, vocabulary {}; {} x {} tokens, W in bf16, r = 16",
         shape.hidden, shape.layers, shape.inner, shape.vocab, shape.batch, shape.length
     );
-    for precision in [Precision::Tf32, Precision::Bf16] {
+    for (activations, precision) in MODES {
         device.set_precision(precision)?;
+        device.set_activations(activations)?;
         let adapter = Adapter::create(&model, "default", LoraConfig { r: 16, ..LoraConfig::default() }, 1)?;
         let options =
             Options { batch: shape.batch, length: Length::Steps(shape.steps), eval_batch: 1, ..Options::default() };
@@ -143,7 +148,8 @@ pub fn steps(setup: &Setup) -> Outcome {
         late.sort_by(f64::total_cmp);
         let rate = late.get(late.len() / 2).copied().unwrap_or(f64::NAN);
         println!(
-            "{:<9} {:>10.0} tokens/s, {:.2} ms a step, {} kernels a step, {} graph launches in {} steps, peak {:.0} MiB",
+            "activations {:<4}, products {:<4} {:>10.0} tokens/s, {:.2} ms a step, {} kernels a step, {} graph launches in {} steps, peak {:.0} MiB",
+            activations.name(),
             precision.name(),
             rate,
             1e3 * (shape.batch * shape.length) as f64 / rate,
@@ -153,5 +159,6 @@ pub fn steps(setup: &Setup) -> Outcome {
             summary.peak_bytes as f64 / f64::from(1 << 20),
         );
     }
+    device.set_activations(DType::F32)?;
     Ok(device.set_precision(Precision::Full)?)
 }

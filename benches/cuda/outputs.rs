@@ -2,75 +2,101 @@
 //! instruction as the PTX manual defines it, so a GPU differs from it only where the manual leaves room (approximations,
 //! the sums inside a tensor core).
 
+mod products;
+mod rows;
+mod steps;
+
 use std::fmt::Write as _;
 
 use lowrank_core::{DType, Device, Precision, Tensor};
 
 use crate::{Outcome, values};
 
-/// (m, n, k, r): tails in every direction, the decode kernel, and whole tiles.
-const SHAPES: [[usize; 4]; 3] = [[40, 48, 56, 5], [3, 70, 33, 4], [64, 64, 64, 16]];
+/// Elements of a result that are kept. Of more, one every so many, which is a prime that divides no size here: all rows and
+/// columns have some.
+const KEPT: usize = 400;
+const APART: usize = 7919;
 
-/// Name and elements of every result.
-type Results = Vec<(String, Vec<f32>)>;
-
-fn results(device: &Device) -> Outcome<Results> {
-    let mut all = Results::new();
-    device.set_seed(3);
-    device.begin_step(7)?;
-    for [m, n, k, r] in SHAPES {
-        for precision in [Precision::Full, Precision::Bf16x3, Precision::Tf32, Precision::Bf16] {
-            device.set_precision(precision)?;
-            let on =
-                |shape: [usize; 2], stream| Tensor::from_slice(&values(&shape, stream, DType::F32), &shape, device);
-            let (x, w, gy) = (on([m, k], 0)?.trainable()?, on([n, k], 1)?, on([m, n], 4)?);
-            let (a, b) = (on([r, k], 2)?.trainable()?, on([n, r], 3)?.trainable()?);
-            let y = x.lora_linear(&w, None, &a, &b, 2.0, 0.1)?;
-            y.backward_with(gy)?;
-            let name = format!("low-rank linear {m} {n} {k} {r} {}", precision.name());
-            push(&mut all, &name, &y, &[("dx", &x), ("da", &a), ("db", &b)])?;
-        }
-        device.set_precision(Precision::Full)?;
-    }
-    let on = |shape: &[usize], stream| Tensor::from_slice(&values(shape, stream, DType::F32), shape, device);
-    for (dim, precision) in [(16, Precision::Full), (16, Precision::Bf16), (72, Precision::Bf16)] {
-        device.set_precision(precision)?;
-        let [q, k, v] = [5, 6, 7].map(|stream| on(&[2, 19, 4, dim], stream).and_then(|t| t.trainable()));
-        let (q, k, v) = (q?, k?, v?);
-        let y = q.attention(&k, &v, true, None)?;
-        y.backward_with(on(&[2, 19, 4, dim], 8)?)?;
-        push(&mut all, &format!("attention {dim} {}", precision.name()), &y, &[("dq", &q), ("dk", &k), ("dv", &v)])?;
-    }
-    device.set_precision(Precision::Full)?;
-    let (x, w) = (on(&[13, 200], 9)?.trainable()?, on(&[200], 10)?.trainable()?);
-    let y = x.rms_norm(&w, 1e-5)?;
-    y.backward_with(on(&[13, 200], 11)?)?;
-    push(&mut all, "rms_norm", &y, &[("dx", &x), ("dw", &w)])?;
-    let (gate, up) = (on(&[9, 77], 12)?.trainable()?, on(&[9, 77], 13)?.trainable()?);
-    let y = gate.swiglu(&up)?;
-    y.backward_with(on(&[9, 77], 14)?)?;
-    push(&mut all, "swiglu", &y, &[("dgate", &gate), ("dup", &up)])?;
-    let x = on(&[11, 301], 15)?.trainable()?;
-    let targets: Vec<u32> = (0..11).map(|i| i * 27).collect();
-    let loss = x.scale(3.0)?.cross_entropy(&Tensor::targets(&targets, &[11], 301, device)?, 11.0)?;
-    loss.backward()?;
-    push(&mut all, "cross_entropy", &loss, &[("dx", &x)])?;
-    Ok(all)
+/// A result: its elements, and how far another device may be from them, in units of the largest.
+struct Given {
+    name: String,
+    values: Vec<f32>,
+    most: f32,
 }
 
-fn push(all: &mut Results, name: &str, y: &Tensor, inputs: &[(&str, &Tensor)]) -> Outcome {
-    all.push((format!("{name}: y"), y.to_vec::<f32>()?));
-    for (what, input) in inputs {
-        let grad = input.grad().ok_or_else(|| format!("{name}: no {what}"))?;
-        all.push((format!("{name}: {what}"), grad.to_vec::<f32>()?));
+/// The results so far, of this device.
+struct Results<'a> {
+    device: &'a Device,
+    all: Vec<Given>,
+}
+
+/// How far results may differ that products of this precision had a part in: the order of their sums, or an intermediate
+/// that was rounded the other way.
+fn most(precision: Precision) -> f32 {
+    match precision {
+        Precision::Full | Precision::Bf16x3 => 1e-5,
+        Precision::Tf32 => 2e-3,
+        Precision::Bf16 => 1e-2,
     }
-    Ok(())
+}
+
+impl Results<'_> {
+    /// Uniform numbers on the device, as it stores them.
+    fn on(&self, shape: &[usize], stream: u32, dtype: DType) -> Outcome<Tensor> {
+        let values: Vec<f64> = values(shape, stream, DType::F32).into_iter().map(f64::from).collect();
+        Ok(Tensor::from_f64(&values, shape, dtype, self.device)?)
+    }
+
+    /// The same as a leaf that collects a gradient.
+    fn leaf(&self, shape: &[usize], stream: u32, dtype: DType) -> Outcome<Tensor> {
+        Ok(self.on(shape, stream, dtype)?.trainable()?)
+    }
+
+    /// Keeps y, and with a random gradient of y those of the inputs.
+    fn both(&mut self, name: &str, most: f32, y: &Tensor, inputs: &[(&str, &Tensor)]) -> Outcome {
+        self.push(format!("{name}: y"), y, most)?;
+        y.backward_with(self.on(y.shape(), 99, y.dtype())?)?;
+        for (what, input) in inputs {
+            let grad = input.grad().ok_or_else(|| format!("{name}: no {what}"))?;
+            self.push(format!("{name}: {what}"), &grad, most)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, name: String, t: &Tensor, most: f32) -> Outcome {
+        let all: Vec<f32> = t.to_f64()?.into_iter().map(|x| x as f32).collect();
+        let kept = (0..all.len().min(KEPT)).map(|i| if all.len() > KEPT { i * APART % all.len() } else { i });
+        // Stored as bf16, any intermediate may make it round the other way.
+        let most = if t.dtype() == DType::F32 { most } else { most.max(1e-2) };
+        self.all.push(Given { name, values: kept.map(|i| all[i]).collect(), most });
+        Ok(())
+    }
+}
+
+fn results(device: &Device) -> Outcome<Vec<Given>> {
+    device.set_seed(3);
+    device.begin_step(7)?;
+    let mut results = Results { device, all: Vec::new() };
+    products::linears(&mut results)?;
+    products::attention(&mut results)?;
+    for dtype in [DType::F32, DType::BF16] {
+        device.set_activations(dtype)?;
+        rows::rows(&mut results, dtype)?;
+        rows::moving(&mut results, dtype)?;
+    }
+    for dtype in [DType::F32, DType::BF16] {
+        device.set_activations(dtype)?;
+        steps::repeated(&mut results, dtype)?;
+    }
+    device.set_activations(DType::F32)?;
+    steps::sgd(&mut results)?;
+    Ok(results.all)
 }
 
 /// One line a result: its name, a tab, and its elements' bits in hexadecimal.
 pub fn text(device: &Device) -> Outcome<String> {
     let mut text = String::new();
-    for (name, values) in results(device)? {
+    for Given { name, values, .. } in results(device)? {
         let bits: Vec<String> = values.iter().map(|v| format!("{:x}", v.to_bits())).collect();
         writeln!(text, "{name}\t{}", bits.join(" "))?;
     }
@@ -80,9 +106,9 @@ pub fn text(device: &Device) -> Outcome<String> {
 /// Prints, for every recorded result, how many elements have its bits here and how far the others are from it. An error
 /// if one is further away than its precision explains.
 pub fn compare(device: &Device, recorded: &str) -> Outcome {
-    println!("{:<44} {:>9} {:>12} {:>14}", "against what was recorded", "elements", "same bits", "off by at most");
+    println!("{:<52} {:>9} {:>12} {:>14}", "against what was recorded", "elements", "same bits", "off by at most");
     let (mut lines, mut wrong) = (recorded.lines(), Vec::new());
-    for (name, got) in results(device)? {
+    for Given { name, values: got, most } in results(device)? {
         let line = lines.next().and_then(|line| line.split_once('\t')).filter(|(n, _)| *n == name);
         let Some((_, bits)) = line else { return Err(format!("the recording has no {name}").into()) };
         let want: Vec<f32> =
@@ -92,21 +118,17 @@ pub fn compare(device: &Device, recorded: &str) -> Outcome {
         }
         let same = got.iter().zip(&want).filter(|(a, b)| a.to_bits() == b.to_bits()).count();
         let largest = want.iter().fold(1e-30f32, |m, v| m.max(v.abs()));
-        let worst =
-            got.iter().zip(&want).fold(0f32, |m, (a, b)| if a.is_nan() { f32::NAN } else { m.max((a - b).abs()) });
-        let off = worst / largest;
-        // An intermediate of 16 bits may round the other way.
-        let most = if name.contains("bf16:") {
-            1e-2
-        } else if name.contains("tf32") {
-            2e-3
-        } else {
-            1e-5
-        };
-        println!("{name:<44} {:>9} {:>11.1}% {off:>14.1e}", got.len(), 100.0 * same as f64 / got.len() as f64);
-        if off.is_nan() || off > most {
+        let off = got.iter().zip(&want).fold(0f32, |m, (a, b)| {
+            let off = (a - b).abs() / largest;
+            m.max(if off.is_nan() { f32::INFINITY } else { off })
+        });
+        println!("{name:<52} {:>9} {:>11.1}% {off:>14.1e}", got.len(), 100.0 * same as f64 / got.len() as f64);
+        if off > most {
             wrong.push(name);
         }
+    }
+    if let Some((name, _)) = lines.next().and_then(|line| line.split_once('\t')) {
+        return Err(format!("recorded, but not computed here: {name}").into());
     }
     if wrong.is_empty() { Ok(()) } else { Err(format!("other results than recorded: {}", wrong.join(", ")).into()) }
 }

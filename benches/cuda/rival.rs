@@ -1,40 +1,22 @@
 //! cuBLASLt on the same shapes, if its library is found when the bench runs: `y = x Wᵀ`, and `dx = gy W` behind it.
 
 use cudarc::cublaslt::{result as lt, sys};
-use cudarc::driver::result;
 use lowrank_core::{DType, Precision};
 
-use crate::{Outcome, Setup, time, values};
+use crate::clock::Memory;
+use crate::{Outcome, Setup, values};
 
 /// Bytes that an algorithm may use beside the operands.
 const WORKSPACE: usize = 32 << 20;
 
-/// Device memory of the bench's own.
-struct Memory(u64);
-
-impl Memory {
-    fn new(bytes: usize) -> Outcome<Self> {
-        // SAFETY: freed in drop; the device's context is current on this thread since the device was opened.
-        Ok(Memory(unsafe { result::malloc_sync(bytes)? }))
+/// Random operands.
+fn operand(shape: [usize; 2], stream: u32, dtype: DType) -> Outcome<Memory> {
+    let values = values(&shape, stream, dtype);
+    if dtype != DType::BF16 {
+        return Memory::of(bytemuck::cast_slice(&values));
     }
-
-    fn of(shape: [usize; 2], stream: u32, dtype: DType) -> Outcome<Self> {
-        let values = values(&shape, stream, dtype);
-        let memory = Memory::new(values.len() * dtype.size())?;
-        let narrow: Vec<half::bf16> = values.iter().map(|&v| half::bf16::from_f32(v)).collect();
-        let bytes: &[u8] =
-            if dtype == DType::BF16 { bytemuck::cast_slice(&narrow) } else { bytemuck::cast_slice(&values) };
-        // SAFETY: the memory has room for the bytes, which are read when the call returns.
-        unsafe { result::memcpy_htod_sync(memory.0, bytes)? };
-        Ok(memory)
-    }
-}
-
-impl Drop for Memory {
-    fn drop(&mut self) {
-        // SAFETY: allocated once, and nothing uses it once the device has been waited for.
-        let _ = unsafe { result::free_sync(self.0) };
-    }
+    let narrow: Vec<half::bf16> = values.iter().map(|&v| half::bf16::from_f32(v)).collect();
+    Memory::of(bytemuck::cast_slice(&narrow))
 }
 
 /// A product in cuBLASLt's terms: column-major, so rows and columns change places.
@@ -76,11 +58,17 @@ impl Product {
         Ok(Product { desc, layouts, algorithm: found.algo })
     }
 
-    fn run(&self, handle: sys::cublasLtHandle_t, [a, b, c]: [&Memory; 3], workspace: &Memory) -> Outcome {
+    fn run(
+        &self,
+        setup: &Setup,
+        handle: sys::cublasLtHandle_t,
+        [a, b, c]: [&Memory; 3],
+        workspace: &Memory,
+    ) -> Outcome {
         let (one, zero) = (1f32, 0f32);
         let at = |m: &Memory| m.0 as *mut std::ffi::c_void;
         let [la, lb, lc] = self.layouts;
-        // SAFETY: operands of the layouts' sizes, alive until the device has been waited for; the null stream.
+        // SAFETY: operands of the layouts' sizes, alive until the clock has waited for them.
         unsafe {
             lt::matmul(
                 handle,
@@ -98,7 +86,7 @@ impl Product {
                 &self.algorithm,
                 at(workspace),
                 WORKSPACE,
-                std::ptr::null_mut(),
+                setup.clock.stream.cast(),
             )?;
         }
         Ok(())
@@ -133,17 +121,16 @@ pub fn frozen(
         return Ok(Err("does not run on the interpreter"));
     }
     let handle = lt::create_handle()?;
-    let (x, w) = (Memory::of([m, k], 0, mode.0)?, Memory::of([n, k], 1, mode.0)?);
-    let (gy, y) = (Memory::of([m, n], 4, mode.0)?, Memory::new(m * n * mode.0.size())?);
+    let (x, w) = (operand([m, k], 0, mode.0)?, operand([n, k], 1, mode.0)?);
+    let (gy, y) = (operand([m, n], 4, mode.0)?, Memory::new(m * n * mode.0.size())?);
     let (dx, workspace) = (Memory::new(m * k * mode.0.size())?, Memory::new(WORKSPACE)?);
     let there = Product::new(handle, [m, n, k], true, mode)?;
     let back = Product::new(handle, [m, k, n], false, mode)?;
-    let wait = || Ok(result::ctx::synchronize()?);
-    let seconds = time(setup.turns, wait, || {
-        there.run(handle, [&x, &w, &y], &workspace)?;
-        if backward { back.run(handle, [&gy, &w, &dx], &workspace) } else { Ok(()) }
+    let seconds = setup.time(|| {
+        there.run(setup, handle, [&x, &w, &y], &workspace)?;
+        if backward { back.run(setup, handle, [&gy, &w, &dx], &workspace) } else { Ok(()) }
     });
-    // SAFETY: made above, and the device has been waited for.
+    // SAFETY: made above, and the clock has waited for its work.
     unsafe { lt::destroy_handle(handle)? };
     Ok(Ok(seconds?))
 }

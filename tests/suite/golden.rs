@@ -5,7 +5,7 @@
 //! `tests/golden/make_tiny.py` made `tiny/*`: other architectures and options on tiny random models of their own.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use libtest_mimic::Failed;
 use lowrank_core::{DType, Device, Tensor, no_grad};
@@ -46,9 +46,10 @@ fn all(name: &'static str, target: &Target) -> Outcome {
     merged(name, target)
 }
 
-/// A directory of this repository.
-fn root(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+/// A directory of this repository, or of a copy of its data: `LOWRANK_TEST_DATA` says where on another machine.
+pub fn root(path: &str) -> PathBuf {
+    let data = std::env::var_os("LOWRANK_TEST_DATA").map(PathBuf::from);
+    data.unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into()).join(path)
 }
 
 /// The small model that comes with the command.

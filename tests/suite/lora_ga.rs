@@ -5,7 +5,6 @@
 //! the leading 2r vectors, so it holds for random draws and equal values too. "Random" draws others here than there.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use libtest_mimic::Failed;
 use lowrank_core::{DType, Tensor};
@@ -24,7 +23,7 @@ pub const CHECKS: Checks = &[("authors/planted", planted), ("authors/model", mod
 const ROUNDING: f64 = 1e-4;
 
 fn file(name: &str) -> Result<Vec<u8>, Failed> {
-    Ok(std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/lora-ga-authors").join(name))?)
+    Ok(std::fs::read(crate::golden::root("tests/golden/lora-ga-authors").join(name))?)
 }
 
 fn matrix(file: &SafeTensors<'_>, name: &str) -> Result<Matrix, Failed> {

@@ -4,7 +4,7 @@
 //! that splits the base and that PEFT can make without other packages (corda-kpm takes off the smallest triples, the others
 //! the largest or the gradient's). loftq's residual base is a quantised one: it is refused by name.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use lowrank_core::{DType, Device, Tensor, no_grad};
 use lowrank_lora::{Adapter, attach, peft, write_tensors};
@@ -29,7 +29,7 @@ pub const CHECKS: Checks = &[
 ];
 
 fn at(init: &str, part: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(init).join(part)
+    crate::golden::root("tests/golden").join(init).join(part)
 }
 
 fn start(init: &'static str, target: &Target) -> Outcome {

@@ -19,7 +19,7 @@ pub use grad::{is_grad_enabled, no_grad};
 pub use lowrank_backend as backend;
 pub use lowrank_backend::{DType, Element, Error, IGNORE, Precision, Result, Stats, philox};
 #[cfg(feature = "cuda")]
-pub use lowrank_cuda::{DeviceInfo as CudaInfo, devices as cuda_devices};
+pub use lowrank_cuda::{Cuda, DeviceInfo as CudaInfo, devices as cuda_devices};
 #[cfg(feature = "wgpu")]
 pub use lowrank_wgpu::{AdapterInfo, adapters as wgpu_adapters};
 pub use tape::{GradSlot, Grads, Rule, SlotLock};

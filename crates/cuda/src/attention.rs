@@ -108,7 +108,7 @@ pub(crate) fn attention_backward(
     };
     let gradients =
         [gradient("dq", &dq, s.q_elements)?, gradient("dk", &dk, s.kv_elements)?, gradient("dv", &dv, s.kv_elements)?];
-    let scratch = cuda.stream.alloc(s.planned.scratch())?;
+    let scratch = cuda.memory(s.planned.scratch())?;
     let launches = s.planned.backward(&saved, gradients, scratch.address()).map_err(too_large(OP))?;
     cuda.run_planned(OP, &launches)
 }

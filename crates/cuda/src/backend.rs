@@ -49,7 +49,7 @@ impl Backend for Cuda {
     }
 
     fn alloc(&self, bytes: usize) -> Result<Box<dyn Buffer>> {
-        Ok(Box::new(self.stream.alloc(bytes)?))
+        Ok(Box::new(self.memory(bytes)?))
     }
 
     fn upload(&self, bytes: &[u8], dst: Out<'_>) -> Result<()> {

@@ -5,10 +5,11 @@ use std::ffi::CString;
 use std::os::raw::c_void;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use cudarc::driver::{DriverError, result, sys};
+use cudarc::driver::sys;
 use lowrank_backend::{Error, Result};
 use lowrank_kernels::Module;
 
+use crate::calls::{self, DriverError};
 use crate::driver::{self, DeviceInfo};
 use crate::hopper::Maps;
 
@@ -75,21 +76,21 @@ impl Context {
         let info = devices.swap_remove(index);
         info.usable()?;
         let open = || -> Result<_, DriverError> {
-            let device = result::device::get(index as i32)?;
+            let device = calls::device(index as i32)?;
             // SAFETY: a valid device; the primary context is retained for the life of the process.
-            let raw = unsafe { result::primary_ctx::retain(device)? };
+            let raw = unsafe { calls::handle(|to| calls::cuDevicePrimaryCtxRetain(to, device))? };
             // SAFETY: the context just retained.
-            unsafe { result::ctx::set_current(raw)? };
+            unsafe { calls::cuCtxSetCurrent(raw)? };
             // SAFETY: a valid device.
-            let pool = unsafe { result::device::get_default_mem_pool(device)? };
+            let pool = unsafe { calls::handle(|to| calls::cuDeviceGetDefaultMemPool(to, device))? };
             // By default every synchronisation gives pooled memory back to the system.
             let mut keep = u64::MAX;
             let threshold = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
             // SAFETY: this attribute is a u64.
-            unsafe { sys::cuMemPoolSetAttribute(pool, threshold, (&raw mut keep).cast()) }.result()?;
+            unsafe { calls::cuMemPoolSetAttribute(pool, threshold, (&raw mut keep).cast())? };
             Ok((raw, pool))
         };
-        let (raw, pool) = open().map_err(|e| failed(format!("{}: {}", info.name, driver::text(e))))?;
+        let (raw, pool) = open().map_err(|e| failed(format!("{}: {}", info.name, e.text())))?;
         Ok(Context { info, raw, pool, maps: Maps::default(), kernels: Mutex::default() })
     }
 
@@ -109,16 +110,16 @@ impl Context {
             return self.error(format!(
                 "a kernel failed: {}; seen at {what}, but kernels run later than they are called: an earlier one may be \
                  the cause. This process cannot use the GPU any more",
-                driver::text(e)
+                e.text()
             ));
         }
-        self.error(format!("{what}: {}", driver::text(e)))
+        self.error(format!("{what}: {}", e.text()))
     }
 
     /// Makes this thread's calls go to this GPU.
     pub fn bind(&self) -> Result<()> {
         // SAFETY: retained for the life of the process.
-        unsafe { result::ctx::set_current(self.raw) }.map_err(|e| self.failed("cuCtxSetCurrent", e))
+        unsafe { calls::cuCtxSetCurrent(self.raw) }.map_err(|e| self.failed("cuCtxSetCurrent", e))
     }
 
     /// A kernel, compiled if it is the first of its file, that may ask for `shared` bytes of dynamic shared memory.
@@ -134,12 +135,12 @@ impl Context {
         self.bind()?;
         let name = CString::new(entry).map_err(|e| self.error(e.to_string()))?;
         // SAFETY: a loaded module that is never unloaded.
-        let raw = unsafe { result::module::get_function(loaded.raw, name) }
+        let raw = unsafe { calls::function(loaded.raw, name) }
             .map_err(|e| self.failed(&format!("kernel {entry} of {}", module.name), e))?;
         if shared > SHARED_DEFAULT {
             let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
             // SAFETY: a kernel of a loaded module.
-            unsafe { result::function::set_function_attribute(raw, attribute, shared as i32) }
+            unsafe { calls::cuFuncSetAttribute(raw, attribute, shared as i32) }
                 .map_err(|e| self.failed(&format!("{shared} bytes of shared memory for {entry}"), e))?;
         }
         let f = Function { raw, shared: shared.max(SHARED_DEFAULT) };
@@ -159,12 +160,12 @@ impl Context {
         // SAFETY: the text ends with 0, and the log has the size that is stated.
         let done = unsafe {
             let (options, values) = (options.as_mut_ptr(), values.as_mut_ptr());
-            sys::cuModuleLoadDataEx(&mut raw, image.as_ptr().cast(), 2, options, values)
+            calls::cuModuleLoadDataEx(&mut raw, image.as_ptr().cast(), 2, options, values)
         };
-        done.result().map_err(|e| {
+        done.map_err(|e| {
             let end = log.iter().position(|&b| b == 0).unwrap_or(LOG);
             let log = String::from_utf8_lossy(&log[..end]).trim().replace('\n', "; ");
-            let why = driver::text(e);
+            let why = e.text();
             self.error(format!(
                 "the driver ({}) does not compile {}.ptx: {why}: {log}",
                 driver::version(self.info.driver),

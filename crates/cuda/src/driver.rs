@@ -1,7 +1,9 @@
 //! The driver: whether it is there, what GPUs it has, and its errors as one line each.
 
-use cudarc::driver::{DriverError, result, sys};
+use cudarc::driver::sys;
 use lowrank_backend::{Error, Result};
+
+use crate::calls::{self, DriverError, Outcome};
 
 /// The oldest driver: stream-ordered memory (11.2) and the PTX of `kernels/` (7.0).
 const OLDEST_DRIVER: i32 = 11_020;
@@ -25,6 +27,8 @@ pub struct DeviceInfo {
     pub memory: u64,
     /// Bytes of shared memory that a block may ask for.
     pub shared_memory: i32,
+    /// Whether memory may come and go in the order of a stream.
+    pub memory_pools: bool,
     /// Not a GPU but the interpreter of the tests.
     pub simulated: bool,
 }
@@ -51,6 +55,13 @@ impl DeviceInfo {
                 "the driver ({}) is too old for this GPU; install one of CUDA 12",
                 version(self.driver)
             ));
+        }
+        if !self.memory_pools {
+            return refuse(
+                "the driver has no memory pools for this GPU (stream-ordered allocation), which all memory comes from; \
+                 use --device cpu"
+                    .into(),
+            );
         }
         Ok(())
     }
@@ -79,31 +90,38 @@ fn start() -> Result<i32> {
     }
     let mut v = 0;
     // SAFETY: writes one integer; allowed before cuInit.
-    unsafe { sys::cuDriverGetVersion(&mut v) }.result().map_err(|e| failed(text(e)))?;
+    unsafe { calls::cuDriverGetVersion(&mut v) }.map_err(|e| failed(e.text()))?;
     if let Some(detail) = too_old(v) {
         return Err(failed(detail));
     }
-    match result::init() {
+    // SAFETY: may be called at any time.
+    match unsafe { calls::cuInit(0) } {
         Ok(()) => Ok(v),
-        Err(DriverError(sys::CUresult::CUDA_ERROR_NO_DEVICE)) => {
+        Err(DriverError::NO_DEVICE) => {
             Err(failed("the NVIDIA driver is here but finds no GPU; use --device cpu".into()))
         }
-        Err(e) => Err(failed(format!("the NVIDIA driver does not start: {}", text(e)))),
+        Err(e) => Err(failed(format!("the NVIDIA driver does not start: {}", e.text()))),
     }
 }
 
 /// Every GPU of the driver, usable or not.
 pub fn devices() -> Result<Vec<DeviceInfo>> {
     let driver = start()?;
-    let failed = |e: DriverError| Error::Device { device: "cuda".to_string(), detail: text(e) };
-    let count = result::device::get_count().map_err(failed)?;
+    let failed = |e: DriverError| Error::Device { device: "cuda".to_string(), detail: e.text() };
+    let mut count = 0;
+    // SAFETY: writes one integer.
+    unsafe { calls::cuDeviceGetCount(&mut count) }.map_err(failed)?;
     (0..count)
         .map(|i| {
-            let device = result::device::get(i)?;
+            let device = calls::device(i)?;
             use sys::CUdevice_attribute::*;
             // SAFETY: a device that the driver has just named; both only read properties.
-            let attribute = |a| unsafe { result::device::get_attribute(device, a) };
-            let name = result::device::get_name(device)?;
+            let attribute = |a| unsafe { calls::attribute(device, a) };
+            // SAFETY: as above.
+            let name = unsafe { calls::name(device)? };
+            let mut memory = 0;
+            // SAFETY: as above; writes one number.
+            unsafe { calls::cuDeviceTotalMem_v2(&mut memory, device)? };
             Ok(DeviceInfo {
                 index: i as usize,
                 simulated: name.starts_with("ptxsim"),
@@ -114,39 +132,29 @@ pub fn devices() -> Result<Vec<DeviceInfo>> {
                 ),
                 driver,
                 multiprocessors: attribute(CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
-                // SAFETY: as above.
-                memory: unsafe { result::device::total_mem(device)? } as u64,
+                memory: memory as u64,
+                memory_pools: attribute(CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? != 0,
                 shared_memory: attribute(CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
             })
         })
-        .collect::<std::result::Result<_, DriverError>>()
+        .collect::<Outcome<_>>()
         .map_err(failed)
-}
-
-/// An error of the driver in words, with its name.
-pub(crate) fn text(e: DriverError) -> String {
-    let name =
-        e.error_name().map(|s| s.to_string_lossy().into_owned()).unwrap_or_else(|_| format!("error {}", e.0 as i32));
-    match e.error_string() {
-        Ok(words) => format!("{} ({name})", words.to_string_lossy()),
-        Err(_) => name,
-    }
 }
 
 /// Whether the error is a kernel's fault, or the GPU's: from then on every call fails.
 pub(crate) fn is_fault(e: DriverError) -> bool {
     use sys::CUresult::*;
-    matches!(
-        e.0,
-        CUDA_ERROR_ILLEGAL_ADDRESS
-            | CUDA_ERROR_MISALIGNED_ADDRESS
-            | CUDA_ERROR_INVALID_ADDRESS_SPACE
-            | CUDA_ERROR_INVALID_PC
-            | CUDA_ERROR_ILLEGAL_INSTRUCTION
-            | CUDA_ERROR_HARDWARE_STACK_ERROR
-            | CUDA_ERROR_LAUNCH_FAILED
-            | CUDA_ERROR_LAUNCH_TIMEOUT
-            | CUDA_ERROR_ASSERT
-            | CUDA_ERROR_ECC_UNCORRECTABLE
-    )
+    let faults = [
+        CUDA_ERROR_ILLEGAL_ADDRESS,
+        CUDA_ERROR_MISALIGNED_ADDRESS,
+        CUDA_ERROR_INVALID_ADDRESS_SPACE,
+        CUDA_ERROR_INVALID_PC,
+        CUDA_ERROR_ILLEGAL_INSTRUCTION,
+        CUDA_ERROR_HARDWARE_STACK_ERROR,
+        CUDA_ERROR_LAUNCH_FAILED,
+        CUDA_ERROR_LAUNCH_TIMEOUT,
+        CUDA_ERROR_ASSERT,
+        CUDA_ERROR_ECC_UNCORRECTABLE,
+    ];
+    faults.iter().any(|&fault| fault as u32 == e.0)
 }

@@ -8,10 +8,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::raw::c_void;
 use std::sync::atomic::Ordering::Relaxed;
 
-use cudarc::driver::{DriverError, result, sys};
+use cudarc::driver::sys;
 use lowrank_backend::Result;
 
 use crate::Counters;
+use crate::calls::{self, DriverError};
 use crate::context::{Context, Function};
 
 /// The driver's version that graphs need: kernel nodes of CUDA 12.
@@ -56,8 +57,11 @@ impl Call {
         let ([x, y, z], mut arguments) = (self.grid, self.arguments());
         let (raw, shared) = (self.function.raw, self.shared);
         // SAFETY: as the caller promises.
-        unsafe { result::launch_kernel(raw, (x, y, z), (self.threads, 1, 1), shared, stream, &mut arguments) }
-            .map_err(|e| context.failed(&format!("{} ({})", self.op, self.entry), e))
+        let done = unsafe {
+            let (arguments, none) = (arguments.as_mut_ptr(), std::ptr::null_mut());
+            calls::cuLaunchKernel(raw, x, y, z, self.threads, 1, 1, shared, stream, arguments, none)
+        };
+        done.map_err(|e| context.failed(&format!("{} ({})", self.op, self.entry), e))
     }
 
     /// Runs `f` with the driver's description of it.
@@ -99,7 +103,7 @@ impl Graph {
     fn new(calls: Vec<Call>) -> Result<Self, DriverError> {
         let mut graph = std::ptr::null_mut();
         // SAFETY: writes a handle.
-        unsafe { sys::cuGraphCreate(&mut graph, 0) }.result()?;
+        unsafe { calls::cuGraphCreate(&mut graph, 0)? };
         let mut made =
             Graph { graph, exec: std::ptr::null_mut(), nodes: Vec::with_capacity(calls.len()), calls, used: 0 };
         for call in &made.calls {
@@ -107,13 +111,13 @@ impl Graph {
             let before = made.nodes.last().map_or(std::ptr::null(), std::ptr::from_ref);
             // SAFETY: the graph and the node before are alive; the arguments are copied.
             let added = call.described(|what| unsafe {
-                sys::cuGraphAddKernelNode_v2(&mut node, graph, before, usize::from(!before.is_null()), what)
+                calls::cuGraphAddKernelNode_v2(&mut node, graph, before, usize::from(!before.is_null()), what)
             });
-            added.result()?;
+            added?;
             made.nodes.push(node);
         }
         // SAFETY: the graph just made.
-        made.exec = unsafe { result::graph::instantiate(graph, sys::CUgraphInstantiate_flags(0)) }?;
+        made.exec = unsafe { calls::handle(|to| calls::cuGraphInstantiateWithFlags(to, graph, 0))? };
         Ok(made)
     }
 
@@ -133,8 +137,8 @@ impl Graph {
         for ((old, new), &node) in self.calls.iter_mut().zip(calls).zip(&self.nodes) {
             if old.words != new.words {
                 // SAFETY: a node of the graph that this one was made of, and the same kernel.
-                let set = |what: &_| unsafe { sys::cuGraphExecKernelNodeSetParams_v2(self.exec, node, what) };
-                new.described(set).result()?;
+                let set = |what: &_| unsafe { calls::cuGraphExecKernelNodeSetParams_v2(self.exec, node, what) };
+                new.described(set)?;
                 *old = new;
                 updated += 1;
             }
@@ -148,9 +152,9 @@ impl Drop for Graph {
         // SAFETY: made once, destroyed once; the driver finishes launches under way.
         unsafe {
             if !self.exec.is_null() {
-                let _ = result::graph::exec_destroy(self.exec);
+                let _ = calls::cuGraphExecDestroy(self.exec);
             }
-            let _ = result::graph::destroy(self.graph);
+            let _ = calls::cuGraphDestroy(self.graph);
         }
     }
 }
@@ -193,7 +197,7 @@ impl Graphs {
         graph.used = self.clock;
         counters.graph_launches.fetch_add(1, Relaxed);
         // SAFETY: the graph is alive, and its arguments are those of `calls`.
-        unsafe { result::graph::launch(graph.exec, stream) }.map_err(|e| context.failed("cuGraphLaunch", e))
+        unsafe { calls::cuGraphLaunch(graph.exec, stream) }.map_err(|e| context.failed("cuGraphLaunch", e))
     }
 
     /// The graph to start for these kernels, made if they are of a kind seen before.

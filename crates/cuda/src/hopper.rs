@@ -29,6 +29,7 @@ use lowrank_kernels::launch::{Operand, Type};
 use lowrank_kernels::lora::{Copies as Left, MAX_RANK};
 
 use crate::Cuda;
+use crate::calls;
 use crate::driver::DeviceInfo;
 use crate::gemm::{few_rows, native, too_large};
 use crate::memory::CudaBuffer;
@@ -72,7 +73,7 @@ impl Maps {
         let (boxes, steps) = ([BOX_COLS, map.box_rows], [1, 1]);
         // SAFETY: two dimensions, as long as the arrays; the driver only computes, it does not look at the matrix.
         let done = unsafe {
-            sys::cuTensorMapEncodeTiled(
+            calls::cuTensorMapEncodeTiled(
                 &mut to,
                 sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
                 2,
@@ -87,7 +88,7 @@ impl Maps {
                 sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
             )
         };
-        done.result().map_err(|e| cuda.context.failed("cuTensorMapEncodeTiled", e))?;
+        done.map_err(|e| cuda.context.failed("cuTensorMapEncodeTiled", e))?;
         if kept.len() >= KEPT {
             kept.clear();
         }
@@ -135,7 +136,7 @@ impl Rounded {
         if p.m * p.n * p.k == 0 || !rank || !low || !passes {
             return Ok(None);
         }
-        let copy = |rows, cols| cuda.stream.alloc(rows * cols * Type::Bf16.size());
+        let copy = |rows, cols| cuda.memory(rows * cols * Type::Bf16.size());
         let first = copied.then(|| copy(p.m, p.k)).transpose()?;
         let (low, other) = (copy(p.m, tail.r)?, copy(p.n, tail.r)?);
         Ok(Some(Rounded { first, low, other, product: *p, tail }))
@@ -172,7 +173,7 @@ impl Copies<'_> {
         if x.ty == Type::Bf16 && s == 1.0 && x.at.is_multiple_of(16) && pitch(cols) == cols {
             return Ok(x.at);
         }
-        let copy = self.cuda.stream.alloc(Rows::bytes(rows, cols))?;
+        let copy = self.cuda.memory(Rows::bytes(rows, cols))?;
         let y = copy.address();
         self.jobs.push(Rows { x, y, rows, cols, s });
         self.held.push(copy);

@@ -95,7 +95,7 @@ impl Cuda {
 
     /// An f32 intermediate.
     pub(crate) fn scratch(&self, len: usize) -> Result<CudaBuffer> {
-        self.stream.alloc(len.saturating_mul(4))
+        self.memory(len.saturating_mul(4))
     }
 
     /// Puts launches whose geometry was planned in `kernels/` on the stream.

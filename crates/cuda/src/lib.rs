@@ -3,7 +3,7 @@
 //! It knows flat device buffers and operations on them, never tensors, the tape or adapters. Arithmetic is f32; bf16 and
 //! f16 are storage. Nothing runs on the host in the device's place, and no library computes products.
 //!
-//! * `driver`: is there a driver, which GPUs, what went wrong. * `context`: one open GPU with its compiled kernels.
+//! * `calls`: the driver's functions. * `driver`: is there a driver, which GPUs, what went wrong. * `context`: one open GPU with its compiled kernels.
 //! * `memory`: buffers from the driver's stream-ordered pool. * `staging`: bytes on their way to and from the device.
 //! * `step`, `arena`, `graph`: steps that come again, their memory, and their kernels started as one.
 //! * `launch`: from views to a kernel on the stream. * `hopper`: which products have kernels of their own there.
@@ -15,6 +15,7 @@
 mod arena;
 mod attention;
 mod backend;
+mod calls;
 mod context;
 mod driver;
 mod elementwise;
@@ -81,6 +82,12 @@ impl Cuda {
         let stream = Arc::new(Stream::new(context.clone())?);
         let staging = Mutex::new(Staging::new(stream.clone()));
         Ok(Cuda { context, stream, staging, recorded: Mutex::default(), counters: Counters::default(), hopper })
+    }
+
+    /// The driver's stream (a `CUstream`) that all work of this handle goes through, as long as the handle lives: for marks
+    /// of time, and for work of one's own in its order.
+    pub fn stream(&self) -> *mut std::ffi::c_void {
+        self.stream.raw.cast()
     }
 
     /// The GPU that this is.

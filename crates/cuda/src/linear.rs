@@ -136,7 +136,7 @@ pub(crate) fn lora_forward(cuda: &Cuda, op: &Lora<'_>, x: In<'_>, y: Out<'_>, h:
     let mask = op.dropout.map(|d| mask(cuda, OP, &d, op.scalars)).transpose()?;
     match plan(op, m, k) {
         Some(plan) => {
-            let scratch = cuda.stream.alloc(plan.scratch())?;
+            let scratch = cuda.memory(plan.scratch())?;
             let plan = plan.copying(rounded.as_ref().map(Rounded::left).unwrap_or_default());
             let launches = plan.h(product.a, a, to, mask, scratch.address()).map_err(too_large(OP))?;
             cuda.run_planned(OP, &launches)?;
@@ -187,7 +187,7 @@ pub(crate) fn lora_backward(
         Some(plan) => {
             let plan = plan.copying(rounded.as_ref().map(Rounded::left).unwrap_or_default());
             let db = db.as_ref().map(|slot| sum("db", slot, n * r)).transpose()?;
-            let scratch = cuda.stream.alloc(plan.scratch())?;
+            let scratch = cuda.memory(plan.scratch())?;
             let (u, db) = (wants_u.then_some((b, u_at)), db.map(|slot| (h_at, slot)));
             let launches = plan.u_db(gy_at, u, db, scale as f32, scratch.address()).map_err(too_large(OP))?;
             cuda.run_planned(OP, &launches)?;
@@ -205,7 +205,7 @@ pub(crate) fn lora_backward(
     if let Some(da) = da {
         match plan(op, m, k) {
             Some(plan) => {
-                let scratch = cuda.stream.alloc(plan.scratch())?;
+                let scratch = cuda.memory(plan.scratch())?;
                 let da = sum("da", &da, r * k)?;
                 let launches = plan.da(x_at, u_at, da, mask, scratch.address()).map_err(too_large(OP))?;
                 cuda.run_planned(OP, &launches)?;

@@ -4,14 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use cudarc::driver::{DriverError, result, sys};
+use cudarc::driver::sys;
 use lowrank_backend::{Buffer, Error, Result, Stats};
 
 use crate::arena::{Home, Taken};
+use crate::calls::{self, DriverError};
 use crate::context::Context;
 use crate::step::Steps;
 
-const FULL: DriverError = DriverError(sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+const FULL: DriverError = DriverError::OUT_OF_MEMORY;
 
 /// The one stream that everything of a handle goes through, so that order needs no events.
 pub(crate) struct Stream {
@@ -30,7 +31,9 @@ unsafe impl Sync for Stream {}
 impl Stream {
     pub fn new(context: Arc<Context>) -> Result<Self> {
         context.bind()?;
-        let raw = result::stream::create(result::stream::StreamKind::NonBlocking)
+        let apart = sys::CUstream_flags::CU_STREAM_NON_BLOCKING as u32;
+        // SAFETY: writes a handle.
+        let raw = unsafe { calls::handle(|to| calls::cuStreamCreate(to, apart)) }
             .map_err(|e| context.failed("cuStreamCreate", e))?;
         Ok(Stream { context, raw, live: AtomicU64::new(0), peak: AtomicU64::new(0), steps: Mutex::default() })
     }
@@ -44,7 +47,7 @@ impl Stream {
     pub fn wait(&self) -> Result<()> {
         self.context.bind()?;
         // SAFETY: the stream lives as long as self.
-        unsafe { result::stream::synchronize(self.raw) }.map_err(|e| self.context.failed("cuStreamSynchronize", e))
+        unsafe { calls::cuStreamSynchronize(self.raw) }.map_err(|e| self.context.failed("cuStreamSynchronize", e))
     }
 
     /// Memory, uninitialised; none for 0 bytes still has an address. A step under way has it from its arena.
@@ -69,40 +72,45 @@ impl Stream {
                 Taken::At(at, home) => return Ok((at, home)),
                 Taken::Pool => break,
                 Taken::Slab(size) => {
-                    let at = self.pooled(size)?;
+                    let at = self.scarce(&mut steps, size)?;
                     steps.arena.add_slab(at);
                 }
                 Taken::Chunk(like, need) => {
                     let (at, size) = match self.pooled(like) {
-                        Err(e) if e == FULL && need < like => (self.pooled(need)?, need),
+                        Err(FULL) => (self.scarce(&mut steps, need)?, need),
                         other => (other?, like),
                     };
                     steps.arena.add_chunk(at, size);
                 }
             }
         }
-        let mut got = self.pooled(size);
-        if got == Err(FULL) {
-            // The arena may hold what is missing.
-            self.free(&steps.arena.trim());
-            got = self.pooled(size);
+        Ok((self.scarce(&mut steps, size)?, Home::Pool))
+    }
+
+    /// Memory of the driver's pool, or else what the arena does not use of it. While work is held back the arena keeps it:
+    /// kernels that were not started yet may use what nobody else does any more.
+    fn scarce(&self, steps: &mut Steps, size: usize) -> Result<u64, DriverError> {
+        let got = self.pooled(size);
+        if got != Err(FULL) || steps.held.is_some() {
+            return got;
         }
-        Ok((got?, Home::Pool))
+        self.free(&steps.arena.trim());
+        self.pooled(size)
     }
 
     /// Memory of the driver's pool.
-    fn pooled(&self, size: usize) -> Result<u64, DriverError> {
+    pub fn pooled(&self, size: usize) -> Result<u64, DriverError> {
         // SAFETY: all use of the memory is on this stream.
-        let got = unsafe { result::malloc_async(self.raw, size) };
+        let got = unsafe { calls::malloc_async(self.raw, size) };
         if got != Err(FULL) {
             return got;
         }
         // What was freed but not yet reached on the stream, and what fits no hole of the pool, may be what is missing.
         // SAFETY: the stream is alive; only memory that nothing holds goes back from the device's own pool.
         unsafe {
-            result::stream::synchronize(self.raw)?;
-            let _ = result::mem_pool::trim_to(self.context.pool, 0);
-            result::malloc_async(self.raw, size)
+            calls::cuStreamSynchronize(self.raw)?;
+            let _ = calls::cuMemPoolTrimTo(self.context.pool, 0);
+            calls::malloc_async(self.raw, size)
         }
     }
 
@@ -113,7 +121,7 @@ impl Stream {
         }
         for &at in addresses.iter().filter(|&&at| at != 0) {
             // SAFETY: allocated on this stream and freed once, after all work that was given to it.
-            let _ = unsafe { result::free_async(at, self.raw) };
+            let _ = unsafe { calls::cuMemFreeAsync(at, self.raw) };
         }
     }
 
@@ -129,8 +137,8 @@ impl Stream {
         let attribute = |which| {
             let mut bytes = 0u64;
             // SAFETY: both attributes are u64.
-            let done = unsafe { sys::cuMemPoolGetAttribute(self.context.pool, which, (&raw mut bytes).cast()) };
-            done.result().map(|()| bytes).unwrap_or(0)
+            let done = unsafe { calls::cuMemPoolGetAttribute(self.context.pool, which, (&raw mut bytes).cast()) };
+            done.map(|()| bytes).unwrap_or(0)
         };
         use sys::CUmemPool_attribute::{CU_MEMPOOL_ATTR_RESERVED_MEM_CURRENT, CU_MEMPOOL_ATTR_USED_MEM_CURRENT};
         let (reserved, used) =
@@ -145,7 +153,7 @@ impl Drop for Stream {
         self.free(&addresses);
         if self.context.bind().is_ok() {
             // SAFETY: no buffer is left, each holds the stream; the driver finishes what is on it.
-            let _ = unsafe { result::stream::destroy(self.raw) };
+            let _ = unsafe { calls::cuStreamDestroy_v2(self.raw) };
         }
     }
 }

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{MutexGuard, PoisonError};
 
-use cudarc::driver::{DriverError, result, sys};
+use cudarc::driver::sys;
 use lowrank_backend::{In, Readback, Result};
 
 use crate::Cuda;
+use crate::calls::{self, DriverError};
 use crate::memory::Stream;
 
 /// Uploads up to this size go through the ring; larger ones are weights, where the driver's own staging serves.
@@ -32,7 +33,8 @@ impl Pinned {
     fn new(stream: &Arc<Stream>, bytes: usize) -> Result<Self> {
         stream.context.bind()?;
         // SAFETY: freed in drop.
-        let at = unsafe { result::malloc_host(bytes, 0) }.map_err(|e| stream.context.failed("cuMemHostAlloc", e))?;
+        let at = unsafe { calls::handle(|to| calls::cuMemHostAlloc(to, bytes, 0)) }
+            .map_err(|e| stream.context.failed("cuMemHostAlloc", e))?;
         Ok(Pinned { at: at.cast(), stream: stream.clone() })
     }
 }
@@ -41,7 +43,7 @@ impl Drop for Pinned {
     fn drop(&mut self) {
         if self.stream.context.bind().is_ok() {
             // SAFETY: allocated by malloc_host; the driver waits for copies that use it.
-            let _ = unsafe { result::free_host(self.at.cast()) };
+            let _ = unsafe { calls::cuMemFreeHost(self.at.cast()) };
         }
     }
 }
@@ -54,22 +56,24 @@ unsafe impl Send for Event {}
 
 impl Event {
     fn record(stream: &Stream) -> Result<Self, DriverError> {
-        let event = Event(result::event::create(sys::CUevent_flags::CU_EVENT_DISABLE_TIMING)?);
+        let untimed = sys::CUevent_flags::CU_EVENT_DISABLE_TIMING as u32;
+        // SAFETY: writes a handle.
+        let event = Event(unsafe { calls::handle(|to| calls::cuEventCreate(to, untimed))? });
         // SAFETY: both are alive.
-        unsafe { result::event::record(event.0, stream.raw)? };
+        unsafe { calls::cuEventRecord(event.0, stream.raw)? };
         Ok(event)
     }
 
     fn wait(&self) -> Result<(), DriverError> {
         // SAFETY: alive until drop.
-        unsafe { result::event::synchronize(self.0) }
+        unsafe { calls::cuEventSynchronize(self.0) }
     }
 }
 
 impl Drop for Event {
     fn drop(&mut self) {
         // SAFETY: created once, destroyed once.
-        let _ = unsafe { result::event::destroy(self.0) };
+        let _ = unsafe { calls::cuEventDestroy_v2(self.0) };
     }
 }
 
@@ -112,7 +116,8 @@ impl Staging {
         stream.context.bind()?;
         if bytes.len() > SMALL {
             // SAFETY: the driver has read pageable memory when the call returns.
-            return unsafe { result::memcpy_htod_async(to, bytes, stream.raw) }.map_err(failed);
+            return unsafe { calls::cuMemcpyHtoDAsync_v2(to, bytes.as_ptr().cast(), bytes.len(), stream.raw) }
+                .map_err(failed);
         }
         if self.at + bytes.len() > HALF {
             self.done[self.half] = Some(Event::record(&stream).map_err(failed)?);
@@ -132,7 +137,7 @@ impl Staging {
         place.copy_from_slice(bytes);
         self.at = (self.at + bytes.len()).next_multiple_of(16);
         // SAFETY: the place is not written again before the half's event.
-        unsafe { result::memcpy_htod_async(to, place, stream.raw) }.map_err(failed)
+        unsafe { calls::cuMemcpyHtoDAsync_v2(to, place.as_ptr().cast(), place.len(), stream.raw) }.map_err(failed)
     }
 }
 
@@ -185,7 +190,8 @@ impl Cuda {
                 None => {
                     let mut out = vec![0u8; bytes];
                     // SAFETY: the buffer is borrowed, and `out` is not moved before the wait below.
-                    unsafe { result::memcpy_dtoh_async(&mut out, from, self.stream.raw) }.map_err(failed)?;
+                    unsafe { calls::cuMemcpyDtoHAsync_v2(out.as_mut_ptr().cast(), from, bytes, self.stream.raw) }
+                        .map_err(failed)?;
                     self.stream.wait()?;
                     out
                 }
@@ -207,7 +213,7 @@ impl Cuda {
             // SAFETY: the block has room, and nobody reads it before the event.
             let place = unsafe { std::slice::from_raw_parts_mut(block.at, bytes) };
             // SAFETY: as above; the source is alive when the copy is queued, and frees are queued behind it.
-            unsafe { result::memcpy_dtoh_async(place, from, self.stream.raw)? };
+            unsafe { calls::cuMemcpyDtoHAsync_v2(place.as_mut_ptr().cast(), from, bytes, self.stream.raw)? };
             Event::record(&self.stream)
         };
         let done = copy().map_err(|e| self.context.failed("download", e))?;

@@ -6,13 +6,13 @@
 
 use std::sync::{MutexGuard, PoisonError};
 
-use cudarc::driver::result;
-use lowrank_backend::Result;
+use lowrank_backend::{Error, Result};
 use lowrank_kernels::COPY;
 
 use crate::Cuda;
 use crate::arena::Arena;
 use crate::graph::{Call, Graphs};
+use crate::memory::CudaBuffer;
 
 /// Uploads of one step that travel in one copy, bytes.
 const INBOX: usize = 1 << 20;
@@ -149,6 +149,17 @@ impl Cuda {
         Ok(false)
     }
 
+    /// Memory. If it is short within a step, what is held back is started, so that what the step left unused is free.
+    pub(crate) fn memory(&self, bytes: usize) -> Result<CudaBuffer> {
+        match self.stream.alloc(bytes) {
+            Err(Error::OutOfMemory { .. }) if self.stream.steps().open => {
+                self.settle()?;
+                self.stream.alloc(bytes)
+            }
+            other => other,
+        }
+    }
+
     /// Starts what is held back, one by one; the rest of the step is not held any more.
     pub(crate) fn settle(&self) -> Result<()> {
         let Some(held) = self.stream.steps().held.take() else { return Ok(()) };
@@ -196,9 +207,8 @@ impl Cuda {
             inbox.size = 0;
             self.stream.free(&[old]);
             let size = bytes.len().next_power_of_two().max(16 << 10);
-            // SAFETY: freed here or with the handle, behind all work that reads it.
-            inbox.at = unsafe { result::malloc_async(self.stream.raw, size) }
-                .map_err(|e| self.context.failed("cuMemAllocAsync", e))?;
+            // Freed here or with the handle, behind all work that reads it.
+            inbox.at = self.stream.pooled(size).map_err(|e| self.context.failed("cuMemAllocAsync", e))?;
             inbox.size = size;
         }
         self.staging().upload(bytes, inbox.at)?;

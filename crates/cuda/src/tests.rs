@@ -13,6 +13,7 @@ use crate::{Cuda, driver};
 
 mod activations;
 mod attention;
+mod elsewhere;
 mod steps;
 
 /// The first GPU.
@@ -311,6 +312,7 @@ fn drivers_and_gpus_that_are_too_old() {
         multiprocessors: 40,
         memory: 1 << 34,
         shared_memory: 64 << 10,
+        memory_pools: true,
         simulated: false,
     };
     let e = info.usable().unwrap_err().to_string();
@@ -319,6 +321,9 @@ fn drivers_and_gpus_that_are_too_old() {
     assert!(info.usable().is_ok());
     info.driver = 11_060;
     assert!(info.usable().unwrap_err().to_string().contains("too old for this GPU"));
+    (info.driver, info.memory_pools) = (12_040, false);
+    let e = info.usable().unwrap_err().to_string();
+    assert!(e.contains("memory pools") && !e.contains('\n'), "{e}");
 }
 
 /// A fault makes the GPU useless to its process, so it happens in another one.

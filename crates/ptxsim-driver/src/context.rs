@@ -6,7 +6,7 @@ use std::ffi::{c_char, c_int, c_uint};
 use crate::abi::{Out, R, api};
 use crate::codes::*;
 use crate::device;
-use crate::state::{SHARED_DEFAULT, State, TOTAL_MEMORY};
+use crate::state::{SHARED_DEFAULT, State};
 
 thread_local! {
     /// The contexts of this thread, the current one last.
@@ -63,6 +63,9 @@ fn attribute(d: &device::Device, a: c_int) -> c_int {
 api! {
     always;
     fn cuInit(_flags: c_uint) |s| {
+        if let Some(code) = device::refusal() {
+            return Err(code);
+        }
         if let Err(e) = device::device() {
             eprintln!("ptxsim-driver: {e}");
             return Err(NO_DEVICE);
@@ -70,7 +73,12 @@ api! {
         s.initialised = true;
         Ok(())
     }
-    fn cuDriverGetVersion(o: Out<c_int>) |_s| { o.set(13000) }
+    fn cuDriverGetVersion(o: Out<c_int>) |_s| {
+        o.set(device::driver().map_err(|e| {
+            eprintln!("ptxsim-driver: {e}");
+            INVALID_VALUE
+        })?)
+    }
     fn cuDeviceGetCount(o: Out<c_int>) |s| {
         s.ready()?;
         o.set(1)
@@ -96,7 +104,7 @@ api! {
     }
     fn cuDeviceTotalMem_v2(o: Out<usize>, d: c_int) |s| {
         device(s, d)?;
-        o.set(TOTAL_MEMORY as usize)
+        o.set(device::memory() as usize)
     }
     fn cuDeviceGetAttribute(o: Out<c_int>, a: c_int, d: c_int) |s| {
         device(s, d)?;

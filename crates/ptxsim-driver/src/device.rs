@@ -17,6 +17,9 @@ pub(crate) struct Device {
 
 const HOPPER: Device =
     Device { capability: (9, 0), shared_optin: 227 << 10, shared: 228 << 10, multiprocessors: 132, clusters: true };
+/// Too old for what cudarc's users load, which is what it is for.
+const TURING: Device =
+    Device { capability: (7, 5), shared_optin: 64 << 10, shared: 64 << 10, multiprocessors: 72, clusters: false };
 const AMPERE: Device =
     Device { capability: (8, 0), shared_optin: 163 << 10, shared: 164 << 10, multiprocessors: 108, clusters: false };
 
@@ -24,8 +27,33 @@ static DEVICE: LazyLock<Result<Device, String>> =
     LazyLock::new(|| match std::env::var("LOWRANK_PTXSIM_CAPABILITY").as_deref() {
         Err(_) | Ok("9.0") => Ok(HOPPER),
         Ok("8.0") => Ok(AMPERE),
-        Ok(other) => Err(format!("LOWRANK_PTXSIM_CAPABILITY is {other:?}; it can be 8.0 or 9.0")),
+        Ok("7.5") => Ok(TURING),
+        Ok(other) => Err(format!("LOWRANK_PTXSIM_CAPABILITY is {other:?}; it can be 7.5, 8.0 or 9.0")),
     });
+
+/// The version of CUDA that the driver says it is of: 11.0 as 11000.
+pub(crate) fn driver() -> Result<c_int, String> {
+    let Ok(text) = std::env::var("LOWRANK_PTXSIM_DRIVER") else { return Ok(13_000) };
+    let version = text.split_once('.').and_then(|(major, minor)| {
+        let (major, minor) = (major.parse::<c_int>().ok()?, minor.parse::<c_int>().ok()?);
+        ((1..100).contains(&major) && (0..10).contains(&minor)).then_some(major * 1000 + minor * 10)
+    });
+    version.ok_or_else(|| format!("LOWRANK_PTXSIM_DRIVER is {text:?}; it can be a version like 11.0"))
+}
+
+/// The code that the driver refuses to start with, if the environment names one.
+pub(crate) fn refusal() -> Option<c_int> {
+    std::env::var("LOWRANK_PTXSIM_REFUSAL").ok()?.parse().ok()
+}
+
+/// Bytes of memory, in MiB if the environment says how many.
+pub(crate) fn memory() -> u64 {
+    static BYTES: LazyLock<u64> = LazyLock::new(|| {
+        let said = std::env::var("LOWRANK_PTXSIM_MEMORY").ok().and_then(|text| text.parse::<u64>().ok());
+        said.map_or(80 << 30, |mebi| mebi.min(80 << 10) << 20)
+    });
+    *BYTES
+}
 
 /// The device; what the environment names is not there otherwise.
 pub(crate) fn device() -> Result<&'static Device, &'static str> {

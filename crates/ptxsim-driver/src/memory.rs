@@ -4,14 +4,15 @@ use std::ffi::{c_int, c_uint, c_void};
 
 use crate::abi::{In, Out, R, api};
 use crate::codes::*;
-use crate::state::{State, TOTAL_MEMORY, Work};
+use crate::device::memory;
+use crate::state::{State, Work};
 
 fn alloc(s: &mut State, o: Out<u64>, n: usize) -> R {
     s.ready()?;
     if n == 0 {
         return Err(INVALID_VALUE);
     }
-    if s.mem().live_bytes() + n as u64 > TOTAL_MEMORY || n > 1 << 36 {
+    if s.mem().live_bytes() + n as u64 > memory() || n > 1 << 36 {
         return Err(OUT_OF_MEMORY);
     }
     let p = s.mem().alloc(n);
@@ -102,8 +103,8 @@ api! {
     fn cuMemGetInfo_v2(free: Out<usize>, total: Out<usize>) |s| {
         s.ready()?;
         let live = s.mem().live_bytes();
-        free.set((TOTAL_MEMORY - live.min(TOTAL_MEMORY)) as usize)?;
-        total.set(TOTAL_MEMORY as usize)
+        free.set(memory().saturating_sub(live) as usize)?;
+        total.set(memory() as usize)
     }
     fn cuDeviceGetDefaultMemPool(o: Out<u64>, _d: c_int) |s| {
         s.ready()?;

@@ -11,8 +11,6 @@ use crate::codes::*;
 
 pub(crate) static STATE: Mutex<State> = Mutex::new(State::new());
 
-/// Bytes of the simulated device.
-pub(crate) const TOTAL_MEMORY: u64 = 80 << 30;
 /// Shared memory of a block without opt-in.
 pub(crate) const SHARED_DEFAULT: usize = 48 * 1024;
 

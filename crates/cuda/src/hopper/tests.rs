@@ -75,6 +75,7 @@ fn tiers_go_by_the_device_and_by_name() {
         multiprocessors: 132,
         memory: 1 << 36,
         shared_memory: 227 << 10,
+        memory_pools: true,
         simulated: false,
     };
     assert_eq!([None, Some(""), Some("80"), Some("90a")].map(|t| wanted(&info, t).unwrap()), [true, true, false, true]);
