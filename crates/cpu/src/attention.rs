@@ -23,7 +23,7 @@ use crate::gemm::{Compute, Operand, Product, flops};
 use crate::math::{exp, exp_shift_sum};
 use crate::parallel::{Shared, Tile, inside, pieces, tasks, with_scratch, with_shared};
 use crate::path::Path;
-use crate::results::{Results, row_pieces};
+use crate::results::{Results, whole};
 use crate::simd::{self, fma, kernel};
 use crate::view::{Floats, FloatsMut, f32s, f32s_mut, floats, floats_mut, volume};
 
@@ -400,17 +400,6 @@ fn output<'a>(op: &'static str, what: &str, slot: Option<Slot<'a>>, len: usize) 
 fn summed(output: Output<'_>, f: impl FnOnce(Summed<'_>)) {
     match output {
         None => f(None),
-        Some((FloatsMut::F32(x), mode)) => f(Some((Shared::new(x), mode))),
-        Some((x, mode)) => with_shared(x.len(), |sums| {
-            if mode == Mode::Add {
-                x.as_floats().load(0, sums);
-            }
-            f(Some((Shared::new(sums), mode)));
-            let (work, sums) = (x.len(), &*sums);
-            row_pieces(x, 1, work, false, |start, piece| {
-                let len = piece.len();
-                piece.copy_from_slice(&sums[start..start + len]);
-            });
-        }),
+        Some((x, mode)) => whole(x, mode == Mode::Add, |sums| f(Some((Shared::new(sums), mode)))),
     }
 }

@@ -3,8 +3,8 @@
 
 use half::{bf16, f16};
 
-use crate::parallel::{Shared, Tile, pieces, rows_per_task, with_scratch};
-use crate::view::{Floats, FloatsMut};
+use crate::parallel::{Shared, Tile, float_pieces, pieces, rows_per_task, with_scratch, with_shared};
+use crate::view::{BLOCK, Floats, FloatsMut};
 
 /// Floats that tasks write disjoint parts of.
 pub(crate) enum Results<'a> {
@@ -92,6 +92,22 @@ pub(crate) fn row_pieces(
         FloatsMut::F32(y) => pieces(y, size, work, &f),
         FloatsMut::BF16(y) => pieces(y, size, work, |start, y| narrow(start, FloatsMut::BF16(y))),
         FloatsMut::F16(y) => pieces(y, size, work, |start, y| narrow(start, FloatsMut::F16(y))),
+    }
+}
+
+/// Runs `f` with all of a result in f32; `old`: with the content that is there, otherwise with any.
+pub(crate) fn whole<R>(y: FloatsMut<'_>, old: bool, f: impl FnOnce(&mut [f32]) -> R) -> R {
+    match y {
+        FloatsMut::F32(y) => f(y),
+        y => with_shared(y.len(), |values| {
+            if old {
+                pieces(values, BLOCK, y.len(), |start, values| y.as_floats().load(start, values));
+            }
+            let result = f(values);
+            let values = &*values;
+            float_pieces(y, |start, mut y| y.store(&values[start..start + y.len()]));
+            result
+        }),
     }
 }
 

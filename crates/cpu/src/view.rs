@@ -150,14 +150,20 @@ kernel! {
     }
 }
 
+/// The bits of the nearest bf16, ties to even, in the upper half; NaN stays one. (`bf16::from_f32` with a choice in the place
+/// of a branch.)
+#[inline(always)]
+pub(crate) fn rounded_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
+    let quiet = bits | 0x0040_0000;
+    if x.is_nan() { quiet } else { rounded }
+}
+
 kernel! {
-    /// To nearest, ties to even; NaN stays one. (`bf16::from_f32` with a choice in the place of a branch.)
     fn narrow[FMA](x: &[f32], out: &mut [bf16]) {
         for (out, x) in out.iter_mut().zip(x) {
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1)) >> 16;
-            let quiet = bits >> 16 | 0x40;
-            *out = bf16::from_bits(if x.is_nan() { quiet } else { rounded } as u16);
+            *out = bf16::from_bits((rounded_bits(*x) >> 16) as u16);
         }
     }
 }

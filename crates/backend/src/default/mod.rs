@@ -1,7 +1,8 @@
 //! The definition of every provided operation, composed of the required ones.
 //!
-//! Clear before fast: each intermediate is a temporary of the operands' dtype, f32 where that has 16 bits. Nothing here waits for the device, and an
-//! operation never has one buffer as input and output: updates in place go through a temporary and a copy.
+//! Clear before fast: each intermediate is a temporary of the operands' dtype, f32 where that has 16 bits. Nothing here
+//! waits for the device, and an operation never has one buffer as input and output: updates in place go through a
+//! temporary and a copy.
 
 mod attention;
 mod cross_entropy;

@@ -97,8 +97,7 @@ impl Tensor {
                 match bias {
                     None => backend.zip(Zip::Mul, &by_row, v.read().view(), g.read().view(), y.write().set())?,
                     Some(bias) => {
-                        let scaled = Tensor::empty(&[m, n], g.dtype(), device)?;
-                        backend.zip(Zip::Mul, &by_row, v.read().view(), g.read().view(), scaled.write().set())?;
+                        let scaled = zip_as(g.dtype(), Zip::Mul, &v, &g, [m, n], [1, n])?;
                         backend.zip(Zip::Add, &by_row, scaled.read().view(), bias.read().view(), y.write().set())?;
                     }
                 }
@@ -144,11 +143,23 @@ fn dropped(dropout: &Option<Dropout>, x: &Tensor) -> Result<Option<Tensor>> {
     Ok(Some(t))
 }
 
-/// `op(x, y)` as a constant of x's shape, broadcast from these shapes.
+/// `op(x, y)` as a constant of x's shape and dtype, broadcast from these shapes.
 fn zip<const N: usize>(op: Zip, x: &Tensor, y: &Tensor, from: [usize; N], with: [usize; N]) -> Result<Tensor> {
+    zip_as(x.dtype(), op, x, y, from, with)
+}
+
+/// The same of another dtype.
+fn zip_as<const N: usize>(
+    dtype: DType,
+    op: Zip,
+    x: &Tensor,
+    y: &Tensor,
+    from: [usize; N],
+    with: [usize; N],
+) -> Result<Tensor> {
     let dims = Broadcast::new(&from, &with)
         .ok_or_else(|| Error::shape("dora_linear", format!("{from:?} and {with:?} do not broadcast")))?;
-    let t = Tensor::empty(&from, x.dtype(), x.device())?;
+    let t = Tensor::empty(&from, dtype, x.device())?;
     x.device().backend().zip(op, &dims, x.read().view(), y.read().view(), t.write().set())?;
     Ok(t)
 }
@@ -263,8 +274,7 @@ impl Rule for DoraLinear {
         }
         let dm = grads.slot(3)?;
         if let (Some(slot), Some(v)) = (dm.lock().slot(), &self.v) {
-            let t = Tensor::empty(&[m, n], self.g.dtype(), device)?;
-            backend.zip(Zip::Mul, &Broadcast::same(m * n), gy.read().view(), v.read().view(), t.write().set())?;
+            let t = zip_as(self.g.dtype(), Zip::Mul, &gy, v, [m * n], [m * n])?;
             let sum = Tensor::empty(&[n], self.g.dtype(), device)?;
             backend.reduce(Reduce::Sum, [1, m, n], t.read().view(), sum.write().set())?;
             backend.zip(Zip::Div, &Broadcast::same(n), sum.read().view(), self.norm.read().view(), slot)?;

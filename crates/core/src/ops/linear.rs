@@ -8,7 +8,8 @@ use crate::{Grads, Rule, Tensor};
 impl Tensor {
     /// `x Wᵀ + bias`; x is `[…, k]`, W `[n,k]`, bias `[n]`; the result is `[…, n]`.
     ///
-    /// A frozen W may be stored in another float dtype than x; a trainable one, and bias, are of [`DType::wide`](crate::DType::wide) of x's.
+    /// A frozen W may be stored in another float dtype than x; a trainable one, and bias, are of
+    /// [`DType::wide`](crate::DType::wide) of x's.
     pub fn linear(&self, w: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         const OP: &str = "linear";
         let mut inputs = vec![self, w];

@@ -8,8 +8,8 @@ use crate::{Grads, Rule, Tensor};
 impl Tensor {
     /// Rows of this table `[vocab, dim]` by u32 ids `[…]`, plus `scale · (Aᵀ)[ids] Bᵀ`: the result is `[…, dim]`.
     ///
-    /// A is `[r, vocab]`, B `[dim, r]`; the result has the dtype of the device's activations. The table may be trainable; frozen, it may be stored
-    /// in another float dtype.
+    /// A is `[r, vocab]`, B `[dim, r]`; the result has the dtype of the device's activations. The table may be trainable;
+    /// frozen, it may be stored in another float dtype.
     pub fn lora_embedding(&self, ids: &Tensor, a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
         const OP: &str = "lora_embedding";
         check::same_device(OP, &[self, ids, a, b])?;

@@ -28,7 +28,7 @@ use super::side::{GROUP, Side};
 use super::tile::{PackedColumns, PackedRows, Start, multiply_ahead};
 use crate::dropout::Mask;
 use crate::parallel::{Shared, Tile, inside, tasks, with_scratch, with_shared};
-use crate::results::{Results, row_pieces};
+use crate::results::{Results, whole};
 use crate::simd;
 use crate::view::FloatsMut;
 
@@ -172,25 +172,16 @@ impl<'w, 'a> Work<'w, 'a> {
     /// packed rows is too much, it is sums of some rows in f32 that are kept instead.
     fn rounded(&self, mut c: FloatsMut<'_>, epilogue: Epilogue<'_>) {
         let (m, n) = (self.m, self.n);
-        let whole = ROUNDED / (self.count.max(1) * STRIDE);
-        if whole >= MAX_ROWS.min(m).min(512) || n == 0 {
-            return self.by_rows(whole.clamp(1, MAX_ROWS), usize::MAX, &Results::new(c), epilogue);
+        let fit = ROUNDED / (self.count.max(1) * STRIDE);
+        if fit >= m.min(512) || n == 0 {
+            return self.by_rows(fit.clamp(1, MAX_ROWS), usize::MAX, &Results::new(c), epilogue);
         }
         let most = (ROUNDED / n).clamp(64, MAX_ROWS);
         for i0 in (0..m).step_by(most) {
             let work = Work { i0, m: most.min(m - i0), ..*self };
             let own = c.range(i0 * n, work.m * n);
-            with_shared(own.len(), |sums| {
-                let old = matches!(self.start, Start::Old);
-                if old {
-                    own.as_floats().load(0, sums);
-                }
-                work.run(PACKED, &Target { c: &Results::new((&mut *sums).into()), first: i0 }, epilogue);
-                let sums = &*sums;
-                row_pieces(own, n, work.m * n, false, |at, piece| {
-                    let len = piece.len();
-                    piece.copy_from_slice(&sums[at..at + len]);
-                });
+            whole(own, matches!(self.start, Start::Old), |sums| {
+                work.run(PACKED, &Target { c: &Results::new(sums.into()), first: i0 }, epilogue);
             });
         }
     }

@@ -23,6 +23,7 @@ use super::{pack, split};
 use crate::NAME;
 use crate::path::Path;
 use crate::simd::kernel;
+use crate::view::rounded_bits;
 
 /// How products are computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,13 +204,10 @@ impl Compute {
 }
 
 kernel! {
-    /// To the nearest bf16, ties to even, still in f32; NaN stays one.
+    /// To the nearest bf16, still in f32.
     fn round[FMA](values: &mut [f32]) {
         for x in values.iter_mut() {
-            let bits = x.to_bits();
-            let rounded = bits.wrapping_add(0x7FFF + (bits >> 16 & 1));
-            let quiet = bits | 0x0040_0000;
-            *x = f32::from_bits(if x.is_nan() { quiet } else { rounded } & 0xFFFF_0000);
+            *x = f32::from_bits(rounded_bits(*x) & 0xFFFF_0000);
         }
     }
 }

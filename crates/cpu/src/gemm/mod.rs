@@ -58,9 +58,9 @@ pub(crate) use tile::{Product, Start, decodes};
 
 use lowrank_backend::{Error, Gemm, In, Mode, Result, Slot};
 
-use crate::parallel::{Tile, tasks, with_shared};
+use crate::parallel::{Tile, tasks};
 use crate::path::Path;
-use crate::results::Results;
+use crate::results::{Results, whole};
 use crate::view::{FloatsMut, floats, floats_mut, volume};
 
 /// Columns up to which the right operand is packed once and rows are multiplied as they are packed.
@@ -139,30 +139,16 @@ pub(crate) fn multiply<'a>(
         });
     }
     if a.trans && !b.trans && m.min(n) <= few_rows::FEW {
-        return whole(c, mode, |c| match m <= n {
+        return whole(c, mode == Mode::Add, |c| match m <= n {
             true => few_rows::few_rows(path, [m, n, k], a, b, alpha, mode, false, c),
             false => few_rows::few_rows(path, [n, m, k], b.t(), a.t(), alpha, mode, true, c),
         });
     }
     if n <= FEW_COLUMNS && k > 0 {
-        return whole(c, mode, |c| side::few_columns(path, [m, n, k], a, b, alpha, mode, c));
+        return whole(c, mode == Mode::Add, |c| side::few_columns(path, [m, n, k], a, b, alpha, mode, c));
     }
     let start = if mode == Mode::Add { Start::Old } else { Start::Zero };
     Blocked { compute, m, n, k, a, b, alpha, start, c }.run(None, None);
-}
-
-/// A thin result in f32, rounded when it is done if it is stored otherwise.
-fn whole(c: FloatsMut<'_>, mode: Mode, f: impl FnOnce(&mut [f32])) {
-    match c {
-        FloatsMut::F32(c) => f(c),
-        mut c => with_shared(c.len(), |values| {
-            if mode == Mode::Add {
-                c.as_floats().load(0, values);
-            }
-            f(values);
-            c.store(values);
-        }),
-    }
 }
 
 /// See [`Gemm`].
