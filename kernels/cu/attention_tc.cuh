@@ -34,25 +34,9 @@
 //   attention_tc_dkv_64, attention_tc_*_dkv_64: 128 threads, 254 registers, 48.5 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
 //   attention_tc_dq_128, attention_tc_*_dq_128: 256 threads, 242 registers, 96 KiB of shared memory: 1 block on 9.0, 1 on 8.6
 //   attention_tc_dkv_128, attention_tc_*_dkv_128: 256 threads, 255 registers, 96.5 KiB of shared memory: 1 block on 9.0, 1 on 8.6
-// A file for each of these and each D, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and attention.cuh.
+// A file for each of these and each D, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh, attention.cuh and mma.cuh.
 #pragma once
 
-DEVICE void ldmatrix4(u32 (&r)[4], u32 at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-DEVICE void ldmatrix4_trans(u32 (&r)[4], u32 at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-DEVICE void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-DEVICE u32 pack_bf16(float lo, float hi) {
-  u32 d;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
-  return d;
-}
 DEVICE void store_shared(u32 at, u32 a, u32 b) { asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(at), "r"(a), "r"(b) : "memory"); }
 DEVICE void load_shared2(float& a, float& b, u32 at) { asm volatile("ld.shared.v2.f32 {%0,%1}, [%2];" : "=f"(a), "=f"(b) : "r"(at) : "memory"); }
 DEVICE void cp_async4(u32 to, const void* from, u32 bytes) {

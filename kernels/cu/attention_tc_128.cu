@@ -3,6 +3,7 @@
 #include "philox.cuh"
 #include "operand.cuh"
 #include "attention.cuh"
+#include "mma.cuh"
 #include "attention_tc.cuh"
 
 ATTENTION(forward, 128, 4, (forward<128, 4, 2, 32, 1, false>))

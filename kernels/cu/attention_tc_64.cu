@@ -3,6 +3,7 @@
 #include "philox.cuh"
 #include "operand.cuh"
 #include "attention.cuh"
+#include "mma.cuh"
 #include "attention_tc.cuh"
 
 ATTENTION(forward, 64, 4, (forward<64, 4, 2, 64, 1, false>))

@@ -3,6 +3,7 @@
 #include "philox.cuh"
 #include "operand.cuh"
 #include "attention.cuh"
+#include "mma.cuh"
 #include "attention_tc.cuh"
 
 ATTENTION(f32_forward, 128, 4, (forward<128, 4, 2, 16, 1, true>))

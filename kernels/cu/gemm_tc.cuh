@@ -17,7 +17,7 @@
 //   gemm_tc_*_bf16_bf16, gemm_tc_*_f16_f16: 256 threads, 150 registers, 64 KiB of shared memory: 1 block on 9.0, 1 on 8.6
 //   gemm_tc_*_bf16, gemm_tc_*_tf32: 256 threads, 220 registers, 34 KiB of shared memory: 1 block on 9.0, 1 on 8.6
 //   gemm_tc_*_bf16x3: 256 threads, 226 registers, 64 KiB of shared memory: 1 block on 9.0, 1 on 8.6
-// A file for each kind, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and gemm.cuh.
+// A file for each kind, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh, gemm.cuh and mma.cuh.
 #pragma once
 
 constexpr int THREADS = 256, TILE = 128;
@@ -30,12 +30,6 @@ enum Math { MATH_BF16, MATH_BF16X3, MATH_TF32, MATH_TF32X3, MATH_F16 };
 template <int MATH> constexpr bool IS_TF32 = MATH == MATH_TF32 || MATH == MATH_TF32X3;
 template <int MATH> constexpr int PARTS_OF = MATH == MATH_BF16X3 || MATH == MATH_TF32X3 ? 2 : 1;
 
-DEVICE void ldmatrix4(u32 (&r)[4], u32 at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-DEVICE void ldmatrix4_trans(u32 (&r)[4], u32 at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
 template <int MATH> DEVICE void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
 #define MMA(shape)                                                                                     \
   asm volatile("mma.sync.aligned." shape " {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"      \
@@ -48,11 +42,6 @@ template <int MATH> DEVICE void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u3
   else
     MMA("m16n8k16.row.col.f32.bf16.bf16.f32");
 #undef MMA
-}
-DEVICE u32 pack_bf16(float lo, float hi) {
-  u32 d;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
-  return d;
 }
 // tf32 in the upper 19 bits, and the number that they are.
 DEVICE u32 to_tf32(float f) {

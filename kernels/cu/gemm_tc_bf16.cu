@@ -3,6 +3,7 @@
 #include "philox.cuh"
 #include "operand.cuh"
 #include "gemm.cuh"
+#include "mma.cuh"
 #include "gemm_tc.cuh"
 
 LAYOUTS(bf16, MATH_BF16, false)

@@ -21,7 +21,7 @@
 //   lora_tc_*_32_16bit: 256 threads, 130 registers, 40 KiB of shared memory: 1 block on 9.0, 1 on 8.6
 //   lora_tc_*_64_16bit: 256 threads, 121 registers, 36 KiB of shared memory: 2 blocks on 9.0, 2 on 8.6
 //   lora_tc_*_128_16bit: 256 threads, 134 registers, 34 KiB of shared memory: 1 block on 9.0, 1 on 8.6
-// A file for each rank, so that the driver compiles what is used. Needs common.cuh, philox.cuh and operand.cuh.
+// A file for each rank, so that the driver compiles what is used. Needs common.cuh, philox.cuh, operand.cuh and mma.cuh.
 #pragma once
 
 // As in lora.cu; `drop.keep_scale` is not looked at. `copy`, if there is one, gets x [m,c] in bf16, without the mask, from
@@ -43,22 +43,6 @@ struct Lora {
 constexpr int THREADS = 256;
 constexpr int ROWS = 32;
 
-DEVICE void ldmatrix4(u32 (&r)[4], u32 at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-DEVICE void ldmatrix4_trans(u32 (&r)[4], u32 at) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
-}
-DEVICE void mma(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1) {
-  asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-DEVICE u32 pack_bf16(float lo, float hi) {
-  u32 d;
-  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(d) : "f"(hi), "f"(lo));
-  return d;
-}
 DEVICE void store_shared(u32 at, u32 a) { asm volatile("st.shared.b32 [%0], %1;" ::"r"(at), "r"(a) : "memory"); }
 DEVICE void store_shared(u32 at, u32 a, u32 b) { asm volatile("st.shared.v2.b32 [%0], {%1,%2};" ::"r"(at), "r"(a), "r"(b) : "memory"); }
 DEVICE void store_shared(u32 at, u32 a, u32 b, u32 c, u32 d) {

@@ -2,6 +2,7 @@
 #include "common.cuh"
 #include "philox.cuh"
 #include "operand.cuh"
+#include "mma.cuh"
 #include "lora_tc.cuh"
 
 RANK(16)
