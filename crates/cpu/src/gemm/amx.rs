@@ -30,10 +30,11 @@ pub(super) const STEP: usize = 32;
 const STATE: Option<TileState> = Some(TileState { enter, leave });
 
 /// bf16 operands, packed as for AVX512-BF16.
-pub(crate) static KERNEL: Kernel = Kernel { rows: SIDE, cols: SIDE, grain: STEP, run, state: STATE, ..avx512::KERNELS };
+pub(crate) static KERNEL: Kernel =
+    Kernel { rows: SIDE, cols: SIDE, grain: STEP, run, run_and_pack: None, state: STATE, ..avx512::KERNELS };
 /// Operands split in two.
 pub(crate) static SPLIT: Kernel =
-    Kernel { rows: SIDE, cols: SIDE, grain: STEP, run: run_split, state: STATE, ..avx512::KERNELS };
+    Kernel { rows: SIDE, cols: SIDE, grain: STEP, run: run_split, run_and_pack: None, state: STATE, ..avx512::KERNELS };
 
 #[repr(C, align(64))]
 struct Config([u8; 64]);

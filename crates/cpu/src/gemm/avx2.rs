@@ -12,7 +12,7 @@ use super::kernel::{Job, Kernel, Matrix, STRIDE, by_rows, copy_plain, put_edge};
 const LANES: usize = 8;
 
 pub(crate) static KERNEL: Kernel =
-    Kernel { rows: 6, cols: 2 * LANES, lanes: LANES, grain: 1, state: None, run, transpose, copy };
+    Kernel { rows: 6, cols: 2 * LANES, lanes: LANES, grain: 1, state: None, run, run_and_pack: None, transpose, copy };
 
 #[target_feature(enable = "avx2,fma")]
 unsafe fn run(rows: usize, job: &Job) {

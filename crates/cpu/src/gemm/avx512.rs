@@ -16,15 +16,18 @@
 
 use std::arch::x86_64::*;
 
-use super::kernel::{Ahead, Job, Kernel, LINE, Matrix, STRIDE, by_rows, copy_plain};
+use super::kernel::{Ahead, Job, Kernel, LINE, Matrix, STRIDE, Unpacked, by_rows, copy_plain};
 
 const LANES: usize = 16;
 /// Steps between hints.
 const RUN: usize = 16;
+/// Steps after which a row of b that is asked for where it is stored is multiplied.
+const REACH: usize = 16;
 
 pub(crate) static KERNEL: Kernel = KERNELS;
 pub(super) const KERNELS: Kernel =
-    Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, grain: 1, state: None, run, transpose, copy };
+    Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, grain: 1, state: None, run, run_and_pack: PACK, transpose, copy };
+const PACK: Option<unsafe fn(usize, &Job, Unpacked)> = Some(run_and_pack);
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
 unsafe fn run(rows: usize, job: &Job) {
@@ -38,9 +41,30 @@ unsafe fn run(rows: usize, job: &Job) {
     }
 }
 
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
+unsafe fn run_and_pack(rows: usize, job: &Job, from: Unpacked) {
+    // SAFETY: the caller's promise.
+    unsafe { by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], M => tile_and_pack::<M>(job, from)) }
+}
+
 /// The first `n` lanes.
 pub(super) fn lanes(n: usize) -> __mmask16 {
     if n >= LANES { !0 } else { (1u16 << n) - 1 }
+}
+
+/// One depth: `sums += a row`, a in rows of [`STRIDE`]. A macro, for what a function is given by reference lies in memory
+/// unless it happens to be inlined.
+macro_rules! step {
+    ($sums:ident += $a:ident * $row:expr) => {{
+        let row = $row;
+        for (i, sums) in $sums.iter_mut().enumerate() {
+            let x = _mm512_set1_ps(*$a.add(i * STRIDE));
+            for (sum, row) in sums.iter_mut().zip(row) {
+                *sum = _mm512_fmadd_ps(x, row, *sum);
+            }
+        }
+        $a = $a.add(1);
+    }};
 }
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
@@ -61,17 +85,49 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
                 for v in 0..V {
                     row[v] = _mm512_loadu_ps(b.add(v * LANES));
                 }
-                for i in 0..M {
-                    let x = _mm512_set1_ps(*a.add(i * STRIDE));
-                    for v in 0..V {
-                        sums[i][v] = _mm512_fmadd_ps(x, row[v], sums[i][v]);
-                    }
-                }
-                a = a.add(1);
+                step!(sums += a * row);
                 b = b.add(job.b_stride);
             }
         }
-        put::<M, V>(&sums, job);
+        // A copy: where `put` is not inlined, it is this that lies in memory, not what the loop sums.
+        let done = sums;
+        put::<M, V>(&done, job);
+    }
+}
+
+/// The same for 32 columns whose first depths are read where they are stored and put into the panel on the way: the
+/// multiply-adds hide what packing waits for.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
+unsafe fn tile_and_pack<const M: usize>(job: &Job, from: Unpacked) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    // SAFETY: as above, with `from.depth` rows of b elsewhere; the panel is this thread's to write.
+    unsafe {
+        let (mut a, mut b, mut src) = (job.a, job.b.cast_mut(), from.start);
+        prefetch::<M, 2>(job);
+        let mut ahead = job.ahead;
+        let mut left = from.depth;
+        while left > 0 {
+            hint(&mut ahead);
+            let run = left.min(RUN);
+            left -= run;
+            for _ in 0..run {
+                let row = [_mm512_loadu_ps(src), _mm512_loadu_ps(src.add(LANES))];
+                let later = src.wrapping_add(REACH * from.stride);
+                _mm_prefetch::<_MM_HINT_T0>(later.cast());
+                _mm_prefetch::<_MM_HINT_T0>(later.wrapping_add(LANES).cast());
+                _mm512_storeu_ps(b, row[0]);
+                _mm512_storeu_ps(b.add(LANES), row[1]);
+                step!(sums += a * row);
+                b = b.add(2 * LANES);
+                src = src.wrapping_add(from.stride);
+            }
+        }
+        for _ in from.depth..job.k {
+            step!(sums += a * [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(LANES))]);
+            b = b.add(2 * LANES);
+        }
+        let done = sums;
+        put::<M, 2>(&done, job);
     }
 }
 

@@ -19,7 +19,7 @@ const LANES: usize = 16;
 /// Steps between hints: half of those of f32, since a block has half as many.
 const RUN: usize = 8;
 
-pub(crate) static KERNEL: Kernel = Kernel { grain: 2, run, ..avx512::KERNELS };
+pub(crate) static KERNEL: Kernel = Kernel { grain: 2, run, run_and_pack: None, ..avx512::KERNELS };
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
 unsafe fn run(rows: usize, job: &Job) {

@@ -84,7 +84,7 @@ pub(crate) struct Blocked<'a, 'c> {
 pub(crate) type Epilogue<'a> = Option<&'a (dyn Fn(usize, usize, &mut Tile<'_>) + Sync)>;
 
 /// Rows that are packed in one phase at most.
-const MAX_ROWS: usize = 4096;
+const MAX_ROWS: usize = 1024;
 /// Values of packed rows, or of sums in f32, where c is rounded and all of k has to be summed before it is written: 24 MiB.
 const ROUNDED: usize = 6 << 20;
 /// Values of packed rows in one phase: 8 MiB, at which the last level of any cache of 32 MiB keeps them beside the rest.
@@ -324,8 +324,12 @@ impl<'w, 'a> Work<'w, 'a> {
         let shared = compute == compute.path.into();
         let widest =
             self.groups(i, rows).map(|(group, _)| group.depths(k, compute).block_or_none(b).rank).max().unwrap_or(0);
-        if base.depth > 0 && (shared || widest == 0) {
-            let distance = if widest == 0 { compute.padded(base.depth) } else { base.depth + widest } * kernel.cols;
+        let mut unpacked = None;
+        if shared {
+            let distance = (base.depth + widest) * kernel.cols;
+            unpacked = pack::leave(kernel, &self.b, [base.p, j], [base.depth, cols], columns, distance);
+        } else if base.depth > 0 && widest == 0 {
+            let distance = compute.padded(base.depth) * kernel.cols;
             let done = compute.pack(&self.b, [base.p, j], [base.depth, cols], columns, distance);
             compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols, done);
         }
@@ -334,7 +338,7 @@ impl<'w, 'a> Work<'w, 'a> {
             if base.depth > 0 {
                 let depth = compute.padded(base.depth);
                 let columns = PackedColumns { data: columns, depth, distance: depth * kernel.cols };
-                multiply_ahead(kernel, PackedRows(packed), columns, start, tile, later);
+                multiply_ahead(kernel, PackedRows(packed), (columns, unpacked), start, tile, later);
             }
             return;
         }
@@ -359,7 +363,7 @@ impl<'w, 'a> Work<'w, 'a> {
             let packed = &packed[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
             let columns = PackedColumns { data: columns, depth, distance };
             let mut tile = tile.part(part.start - i, 0, part.len(), cols);
-            multiply_ahead(kernel, PackedRows(packed), columns, start, &mut tile, later);
+            multiply_ahead(kernel, PackedRows(packed), (columns, unpacked.take()), start, &mut tile, later);
             later = Ahead::NONE;
         }
     }

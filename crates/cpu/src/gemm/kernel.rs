@@ -87,10 +87,20 @@ pub(crate) struct Kernel {
     pub state: Option<TileState>,
     /// Runs a job on this many rows, at most `rows`; its `cols` are at most [`Kernel::cols`].
     pub run: unsafe fn(usize, &Job),
+    /// The same for a job of all columns whose first depths are not packed: they are, while they are multiplied.
+    pub run_and_pack: Option<unsafe fn(usize, &Job, Unpacked)>,
     /// `dst[j·ds + i] = src[i·ss + j]` for i < rows, j < cols; writes zeros for i up to the next multiple of `lanes`.
     pub transpose: unsafe fn(Matrix, *mut f32, usize),
     /// `dst[i·ds + j] = src[i·ss + j]`; writes zeros for j up to the next multiple of `lanes`.
     pub copy: unsafe fn(Matrix, *mut f32, usize),
+}
+
+/// The first `depth` rows of a job's b where they are stored, `stride` apart.
+#[derive(Clone, Copy)]
+pub(crate) struct Unpacked {
+    pub start: *const f32,
+    pub stride: usize,
+    pub depth: usize,
 }
 
 /// Registers that have to be configured: `enter` before jobs on this many rows, `leave` once after all.

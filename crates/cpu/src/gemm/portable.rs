@@ -14,6 +14,7 @@ pub(crate) static KERNEL: Kernel = Kernel {
     grain: 1,
     state: None,
     run,
+    run_and_pack: None,
     transpose: transpose_plain::<COLS>,
     copy: copy_plain::<COLS>,
 };

@@ -3,7 +3,7 @@
 use lowrank_backend::{DECODE_ROWS, Mode};
 
 use super::decode::dots;
-use super::kernel::{Ahead, DEPTH, Job, Kernel, LINE, STRIDE};
+use super::kernel::{Ahead, DEPTH, Job, Kernel, LINE, STRIDE, Unpacked};
 use super::operand::Operand;
 use super::pack;
 use crate::parallel::{Tile, with_scratch};
@@ -32,6 +32,10 @@ pub(crate) struct PackedColumns<'a> {
     pub distance: usize,
 }
 
+/// Part of the calls after which what is packed next is asked for: what is asked for sooner has left the cache by then,
+/// earlier the larger the power of two that its rows are apart.
+const LATE: [usize; 2] = [7, 8];
+
 /// `c = start + a b`. Rows are shared out evenly, so that no tile is left with few of them.
 pub(crate) fn multiply_packed(
     kernel: &Kernel,
@@ -40,14 +44,14 @@ pub(crate) fn multiply_packed(
     start: Start<'_>,
     c: &mut Tile<'_>,
 ) {
-    multiply_ahead(kernel, a, b, start, c, Ahead::NONE);
+    multiply_ahead(kernel, a, (b, None), start, c, Ahead::NONE);
 }
 
-/// The same, asking for what will be packed next meanwhile.
+/// The same, asking for what will be packed next meanwhile. If part of whole panels is not packed yet, the first rows pack it.
 pub(super) fn multiply_ahead(
     kernel: &Kernel,
     a: PackedRows<'_>,
-    b: PackedColumns<'_>,
+    (b, unpacked): (PackedColumns<'_>, Option<Unpacked>),
     start: Start<'_>,
     c: &mut Tile<'_>,
     later: Ahead,
@@ -69,6 +73,8 @@ pub(super) fn multiply_ahead(
         }
     };
     let all = m.div_ceil(kernel.rows);
+    let calls = all * panels;
+    let late = calls * LATE[0] / LATE[1];
     let mut rows = all;
     let mut i = 0;
     while i < m {
@@ -97,10 +103,20 @@ pub(super) fn multiply_ahead(
                 start: if base.is_null() { base } else { base.wrapping_add(i * base_stride + j) },
                 start_stride: base_stride,
                 cols: kernel.cols.min(n - j),
-                ahead: [next.slice(panel, panels), later.part(call, all * panels)],
+                ahead: [
+                    next.slice(panel, panels),
+                    if call < late { Ahead::NONE } else { later.part(call - late, calls - late) },
+                ],
             };
-            // SAFETY: checked above: packed rows and panels hold the block, c is a tile of m×n, start as large as c.
-            unsafe { (kernel.run)(count, &job) };
+            match (unpacked, kernel.run_and_pack) {
+                (Some(from), Some(run)) if i == 0 && job.cols == kernel.cols => {
+                    let from = Unpacked { start: from.start.wrapping_add(j), ..from };
+                    // SAFETY: as below; the depths that `pack::leave` left are readable in all whole panels.
+                    unsafe { run(count, &job, from) };
+                }
+                // SAFETY: checked above: packed rows and panels hold the block, c is a tile of m×n, start as large as c.
+                _ => unsafe { (kernel.run)(count, &job) },
+            }
         }
         i += count;
         rows -= 1;
