@@ -52,19 +52,19 @@ pub(super) fn lanes(n: usize) -> __mmask16 {
     if n >= LANES { !0 } else { (1u16 << n) - 1 }
 }
 
-/// One depth: `sums += a row`, a in rows of [`STRIDE`]. A macro, for what a function is given by reference lies in memory
-/// unless it happens to be inlined.
+/// One depth: `sums += a row`, a in rows of [`STRIDE`]. A macro with indices: what a function is given by reference, or an
+/// iterator walks over, lies in memory.
 macro_rules! step {
-    ($sums:ident += $a:ident * $row:expr) => {{
+    ($sums:ident[$rows:ident, $vectors:expr] += $a:ident * $row:expr) => {
         let row = $row;
-        for (i, sums) in $sums.iter_mut().enumerate() {
+        for i in 0..$rows {
             let x = _mm512_set1_ps(*$a.add(i * STRIDE));
-            for (sum, row) in sums.iter_mut().zip(row) {
-                *sum = _mm512_fmadd_ps(x, row, *sum);
+            for v in 0..$vectors {
+                $sums[i][v] = _mm512_fmadd_ps(x, row[v], $sums[i][v]);
             }
         }
         $a = $a.add(1);
-    }};
+    };
 }
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
@@ -85,7 +85,7 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
                 for v in 0..V {
                     row[v] = _mm512_loadu_ps(b.add(v * LANES));
                 }
-                step!(sums += a * row);
+                step!(sums[M, V] += a * row);
                 b = b.add(job.b_stride);
             }
         }
@@ -117,13 +117,13 @@ unsafe fn tile_and_pack<const M: usize>(job: &Job, from: Unpacked) {
                 _mm_prefetch::<_MM_HINT_T0>(later.wrapping_add(LANES).cast());
                 _mm512_storeu_ps(b, row[0]);
                 _mm512_storeu_ps(b.add(LANES), row[1]);
-                step!(sums += a * row);
+                step!(sums[M, 2] += a * row);
                 b = b.add(2 * LANES);
                 src = src.wrapping_add(from.stride);
             }
         }
         for _ in from.depth..job.k {
-            step!(sums += a * [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(LANES))]);
+            step!(sums[M, 2] += a * [_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(LANES))]);
             b = b.add(2 * LANES);
         }
         let done = sums;
