@@ -11,7 +11,7 @@ use lowrank_backend::{In, Lora, Mode, Out, Result, Slot};
 
 use crate::buffer::{CpuBuffer, Pool};
 use crate::dropout::{self, Mask};
-use crate::gemm::{Blocked, Branch, Compute, Grid, Operand, Product, Start, decodes, flops, multiply};
+use crate::gemm::{Blocked, Branch, Compute, FEW, Gradient, Grid, Operand, Product, Start, decodes, flops, multiply};
 use crate::linear::{add_bias, bias, start, weight};
 use crate::parallel::{Shared, Tile, with_scratch};
 use crate::path::Path;
@@ -41,7 +41,8 @@ pub(crate) fn lora_forward(
     let scale = op.scale as f32;
     if !decodes(m, &x, &w.t()) {
         let h = Shared::new(h);
-        let branch = Branch { r, inner: a.t(), mask, scale, keep_scaled: false, h, outer: b.t() };
+        let outer = Some(b.t());
+        let branch = Branch { r, inner: a.t(), mask, scale, keep_scaled: false, h, outer, gradient: None };
         Blocked { compute, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run(Some(branch), None);
         return Ok(());
     }
@@ -71,7 +72,7 @@ pub(crate) fn lora_backward(
     gy: In<'_>,
     dx: Option<Slot<'_>>,
     da: Option<Slot<'_>>,
-    db: Option<Slot<'_>>,
+    mut db: Option<Slot<'_>>,
 ) -> Result<()> {
     const OP: &str = "lora_backward";
     let (m, n, k, r) = (op.base.m, op.base.n, op.base.k, op.r);
@@ -92,14 +93,11 @@ pub(crate) fn lora_backward(
     if let (Some(u), Some(dx)) = (&mut u, dx) {
         let start = if dx.mode == Mode::Add { Start::Old } else { Start::Zero };
         let dx = floats_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
-        input_gradient(
-            path,
-            op,
-            Blocked { compute, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx },
-            [a, b],
-            mask,
-            u,
-        );
+        // dB while gy is packed.
+        let along = db.take_if(|_| m > 0 && n > 0 && r <= FEW);
+        let gradient = along.map(|db| along_with_u(OP, h, scale, db, [n, r])).transpose()?;
+        let base = Blocked { compute, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx };
+        input_gradient(path, op, base, [a, b], mask, u, gradient);
     } else if let Some(u) = &mut u {
         multiply(path, [m, r, n], gy, b, scale, Mode::Set, u.as_f32_mut());
     }
@@ -115,7 +113,19 @@ pub(crate) fn lora_backward(
     Ok(())
 }
 
-/// `u = s gy B; dx = start + gy W + (u A) ⊙ mask`.
+/// `db [n,r] (+)= s gyᵀ h`, to be computed along with u.
+pub(crate) fn along_with_u<'a>(
+    name: &'static str,
+    h: Operand<'a>,
+    scale: f32,
+    db: Slot<'a>,
+    [n, r]: [usize; 2],
+) -> Result<Gradient<'a>> {
+    let out = f32s_mut(name, "db", db.out, volume(name, &[n, r])?)?;
+    Ok(Gradient { r, h, scale, mode: db.mode, out: Shared::new(out) })
+}
+
+/// `u = s gy B; dx = start + gy W + (u A) ⊙ mask`, and dB.
 fn input_gradient(
     path: Path,
     op: &Lora<'_>,
@@ -123,24 +133,31 @@ fn input_gradient(
     [a, b]: [Operand<'_>; 2],
     mask: Option<Mask>,
     u: &mut CpuBuffer,
+    gradient: Option<Gradient<'_>>,
 ) {
     let (m, k, r) = (op.base.m, op.base.k, op.r);
-    let scale = op.scale as f32;
     let u = u.as_f32_mut();
+    if op.base.n == 0 {
+        u.fill(0.0);
+    }
+    let h = Shared::new(u);
+    let branch = |outer| {
+        let scale = op.scale as f32;
+        Some(Branch { r, inner: b, mask: None, scale, keep_scaled: true, h, outer, gradient })
+    };
     let Some(mask) = mask else {
-        let h = Shared::new(u);
-        let branch = Branch { r, inner: b, mask: None, scale, keep_scaled: true, h, outer: a };
-        return base.run(Some(branch), None);
+        return base.run(branch(Some(a)), None);
     };
     // The mask applies to the branch alone, so its part is computed tile by tile and added to what is finished.
-    multiply(path, [m, r, op.base.n], base.a, b, scale, Mode::Set, &mut *u);
-    let branch = Product::new(path, m, r, Operand::f32(u, r), a);
     base.run(
-        None,
+        branch(None),
         Some(&|i0, j0, tile| {
+            // SAFETY: rows of u are complete when their tiles are, and nobody writes them any more.
+            let u = unsafe { h.read(i0 * r, tile.rows() * r) };
+            let branch = Product::new(path, m, r, Operand::f32(u, r), a);
             let (rows, cols) = (tile.rows(), tile.cols());
             with_scratch(rows * cols, |scratch| {
-                branch.tile(i0, j0, Mode::Set, &mut Tile::new(scratch, rows, cols));
+                branch.tile(0, j0, Mode::Set, &mut Tile::new(scratch, rows, cols));
                 for (i, part) in scratch.chunks_exact_mut(cols).enumerate() {
                     mask.apply(((i0 + i) * k + j0) as u64, part);
                     simd::add(part, tile.row(i));

@@ -4,8 +4,9 @@
 use lowrank_backend::{Error, In, LoraGroup, LoraMulti, Mode, Out, Result, Slot, by_group};
 
 use crate::Cpu;
-use crate::gemm::{Blocked, Branch, Compute, Group, Operand, Start, decodes, multiply};
+use crate::gemm::{Blocked, Branch, Compute, FEW, Gradient, Group, Operand, Start, decodes, multiply};
 use crate::linear::{bias, start, weight};
+use crate::lora::along_with_u;
 use crate::parallel::Shared;
 use crate::view::{f32s, f32s_mut, floats, floats_mut, volume};
 
@@ -47,13 +48,16 @@ fn parts<'a>(name: &'static str, op: &LoraMulti<'a>) -> Result<(Vec<Part<'a>>, u
     Ok((parts, h))
 }
 
-/// The groups of a product whose branches are `inner` and `outer` of each part; h is written part by part.
+/// The groups of a product whose branches are `inner` and `outer` of each part; h is written part by part. Gradients that
+/// ride along are those of the first parts, in order.
 fn groups<'a>(
     parts: &[Part<'a>],
     mut h: &'a mut [f32],
     keep_scaled: bool,
     factors: impl Fn(&Part<'a>) -> (Operand<'a>, Operand<'a>),
+    gradients: Vec<Option<Gradient<'a>>>,
 ) -> Vec<Group<'a>> {
+    let mut gradients = gradients.into_iter();
     let mut groups = Vec::with_capacity(parts.len());
     for part in parts {
         let (own, rest) = std::mem::take(&mut h).split_at_mut(part.kept());
@@ -61,7 +65,9 @@ fn groups<'a>(
         let (inner, outer) = factors(part);
         let LoraGroup { rows, r, scale, .. } = part.group;
         let (scale, h) = (scale as f32, Shared::new(own));
-        let branch = (r > 0).then_some(Branch { r, inner, mask: None, scale, keep_scaled, h, outer });
+        let (outer, gradient) = (Some(outer), gradients.next().flatten());
+        let branch = Branch { r, inner, mask: None, scale, keep_scaled, h, outer, gradient };
+        let branch = (r > 0).then_some(branch);
         groups.push(Group::new(part.start, rows, branch));
     }
     groups
@@ -82,7 +88,7 @@ pub(crate) fn lora_multi_forward(cpu: &Cpu, op: &LoraMulti<'_>, x: In<'_>, y: Ou
     let x = Operand::new(floats(OP, "x", x, volume(OP, &[m, k])?)?, k);
     let y = floats_mut(OP, "y", y, volume(OP, &[m, n])?)?;
     let h = f32s_mut(OP, "h", h, kept)?;
-    let mut groups = groups(&parts, h, false, |part| (part.a.t(), part.b.t()));
+    let mut groups = groups(&parts, h, false, |part| (part.a.t(), part.b.t()), Vec::new());
     Blocked { compute, m, n, k, a: x, b: w.t(), alpha: 1.0, start: start(bias), c: y }.run_groups(&mut groups, None);
     Ok(())
 }
@@ -115,7 +121,15 @@ pub(crate) fn lora_multi_backward(
     let mut u = pool.scratch(kept)?;
     let from = if dx.mode == Mode::Add { Start::Old } else { Start::Zero };
     let c = floats_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
-    let mut groups = groups(&parts, u.as_f32_mut(), true, |part| (part.b, part.a));
+    let mut gradients = Vec::with_capacity(parts.len());
+    for (part, grads) in parts.iter().zip(&mut *grads) {
+        // As with the adapter alone, whose bits these are.
+        let LoraGroup { rows, r, scale, .. } = part.group;
+        let along = grads[1].take_if(|_| r > 0 && rows > 0 && n > 0 && r <= FEW);
+        let h = Operand::f32(h, r).at(part.h);
+        gradients.push(along.map(|db| along_with_u(OP, h, scale as f32, db, [n, r])).transpose()?);
+    }
+    let mut groups = groups(&parts, u.as_f32_mut(), true, |part| (part.b, part.a), gradients);
     let base = Blocked { compute, m, n: k, k: n, a: Operand::new(gy, n), b: w, alpha: 1.0, start: from, c };
     base.run_groups(&mut groups, None);
     drop(groups);

@@ -66,6 +66,14 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 // SAFETY: as above.
 unsafe impl<T: Send> Send for Shared<'_, T> {}
 
+impl<T> Clone for Shared<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Shared<'_, T> {}
+
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
         Shared { start: slice.as_mut_ptr(), len: slice.len(), life: PhantomData }
@@ -80,6 +88,16 @@ impl<'a, T> Shared<'a, T> {
         assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of {}", self.len);
         // SAFETY: inside the slice, which is borrowed exclusively for 'a; disjoint by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(start), len) }
+    }
+
+    /// Elements `start .. start + len`, to read.
+    ///
+    /// # Safety
+    /// No part that overlaps may be alive or be made meanwhile.
+    pub(crate) unsafe fn read(&self, start: usize, len: usize) -> &[T] {
+        assert!(start <= self.len && len <= self.len - start, "part {start}+{len} of {}", self.len);
+        // SAFETY: inside the slice, which is borrowed for 'a; nobody writes it by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(start), len) }
     }
 
     /// All of it.

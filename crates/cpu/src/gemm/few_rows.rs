@@ -102,7 +102,7 @@ fn strip(
                 if let (Some(x), true) = (b.plain(), j < whole) {
                     prefetch(x, b.start + (p + depth) * b.stride + j0 + j, b.stride, CHUNK.min(k - p - depth));
                 }
-                multiply_rows(kernel, a, (source.as_ptr(), b_stride, depth), r, p == 0, [j, width], sums);
+                multiply_rows(kernel, a, (source.as_ptr(), b_stride, depth), r, p == 0, [j, width], sums, STRIP);
                 j += width;
             }
         }
@@ -125,7 +125,10 @@ fn prefetch(x: &[f32], start: usize, stride: usize, rows: usize) {
     let _ = (x, start, stride, rows);
 }
 
-fn multiply_rows(
+/// Columns `j .. j + width` of `sums [r, stride] (+)= a b`: a in rows of [`STRIDE`], b `(start, distance of rows, rows)` readable in
+/// whole groups of lanes.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn multiply_rows(
     kernel: &Kernel,
     a: &[f32],
     (b, b_stride, depth): (*const f32, usize, usize),
@@ -133,25 +136,26 @@ fn multiply_rows(
     first: bool,
     [j, width]: [usize; 2],
     sums: &mut [f32],
+    stride: usize,
 ) {
     let mut groups = r.div_ceil(kernel.rows);
     let mut i = 0;
     while i < r {
         let rows = (r - i).div_ceil(groups);
-        let c = sums[i * STRIP + j..].as_mut_ptr();
+        let c = sums[i * stride + j..].as_mut_ptr();
         let job = Job {
             k: depth,
             a: a[i * STRIDE..].as_ptr(),
             b,
             b_stride,
             c,
-            c_stride: STRIP,
+            c_stride: stride,
             start: if first { std::ptr::null() } else { c.cast_const() },
-            start_stride: STRIP,
+            start_stride: stride,
             cols: width,
             ahead: [Ahead::NONE; 2],
         };
-        // SAFETY: rows of a up to r, `depth` rows of b with whole groups of lanes, and sums [r, STRIP] hold the job.
+        // SAFETY: rows of a up to r, `depth` rows of b with whole groups of lanes, and sums [r, stride] hold the job.
         unsafe { (kernel.run)(rows, &job) };
         i += rows;
         groups -= 1;

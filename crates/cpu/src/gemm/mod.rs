@@ -8,6 +8,7 @@
 //! | `tile` | products inside one task (attention, batches) |
 //! | `blocked`, `depths` | large products on all threads, with low-rank branches riding along |
 //! | `side` | products with few columns: a branch's h, from rows that are packed anyway |
+//! | `gradient` | dB, from rows that are packed anyway |
 //! | `few_rows`, `decode` | uᵀx with few rows, and at most 16 rows against Wᵀ: no packing |
 //!
 //! A sum over k is never split between tasks and is taken in blocks of 512, so a row's bits depend on k alone, not on m, its
@@ -39,6 +40,7 @@ mod compute;
 mod decode;
 mod depths;
 mod few_rows;
+mod gradient;
 mod kernel;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -53,6 +55,8 @@ mod tile;
 
 pub(crate) use blocked::{Blocked, Branch, Group};
 pub(crate) use compute::Compute;
+pub(crate) use few_rows::FEW;
+pub(crate) use gradient::Gradient;
 pub(crate) use operand::Operand;
 pub(crate) use tile::{Product, Start, decodes};
 
