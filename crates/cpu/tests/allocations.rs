@@ -92,10 +92,11 @@ struct Step<'c> {
     cpu: &'c Cpu,
     t: Vec<T>,
     ids: Box<dyn Buffer>,
+    precision: Precision,
 }
 
 impl<'c> Step<'c> {
-    fn new(cpu: &'c Cpu, activations: DType) -> Self {
+    fn new(cpu: &'c Cpu, activations: DType, precision: Precision) -> Self {
         let mut words = Scalars::new();
         words[Scalars::CLIP] = 1.0;
         words[Scalars::CORRECTION1] = 0.5;
@@ -129,19 +130,27 @@ impl<'c> Step<'c> {
             VOCAB * HIDDEN,       // 25 table
             TOKENS * INNER,       // 26 up
             INNER,                // 27 sums
+            HIDDEN,               // 28 bias of a norm
+            HIDDEN,               // 29 its gradient
+            TOKENS,               // 30 mean
+            TOKENS * INNER,       // 31 gradient of the gate
+            TOKENS * INNER,       // 32 gradient of up
+            VOCAB * HIDDEN,       // 33 gradient of an embedding
         ];
         t.extend(sizes.iter().enumerate().map(|(i, &len)| {
-            let dtype = if [1, 5, 7, 8, 11, 13, 14, 15, 20, 26].contains(&(i + 1)) { activations } else { DType::F32 };
+            let dtype =
+                if [1, 5, 7, 8, 11, 13, 14, 15, 20, 26, 31, 32].contains(&(i + 1)) { activations } else { DType::F32 };
             T::some(cpu, dtype, len)
         }));
         t[21] = T::new(cpu, &[1.0]);
         let mut ids = cpu.alloc(4 * TOKENS).unwrap();
         let values: Vec<u32> = (0..TOKENS as u32).map(|i| i * 31 % VOCAB as u32).collect();
         cpu.upload(bytemuck::cast_slice(&values), Out::new(&mut *ids, DType::U32, TOKENS)).unwrap();
-        Step { cpu, t, ids }
+        Step { cpu, t, ids, precision }
     }
 
     fn run(&mut self) {
+        let precision = self.precision;
         let (cpu, ids) = (self.cpu, In::new(&*self.ids, DType::U32, TOKENS));
         let [
             words,
@@ -172,23 +181,22 @@ impl<'c> Step<'c> {
             rows,
             up,
             sums,
+            nb,
+            dnb,
+            mean,
+            dgate,
+            dup,
+            scattered,
         ] = &mut self.t[..]
         else {
-            panic!("28 tensors")
+            panic!("34 tensors")
         };
         let gather = Rows { rows: VOCAB, width: HIDDEN, count: TOKENS };
         cpu.gather(&gather, rows.view(), ids, x.out().set()).unwrap();
         let norm = Norm { rows: TOKENS, cols: HIDDEN, eps: 1e-5 };
         cpu.rms_norm_forward(&norm, x.view(), nw.view(), dx.out(), rstd.out()).unwrap();
         for dropout in [None, Some(Dropout { p: 0.1, seed: 1, stream: 0 })] {
-            let base = Linear {
-                m: TOKENS,
-                n: INNER,
-                k: HIDDEN,
-                w: Weight::Dense(w.view()),
-                bias: None,
-                precision: Precision::Full,
-            };
+            let base = Linear { m: TOKENS, n: INNER, k: HIDDEN, w: Weight::Dense(w.view()), bias: None, precision };
             let op = Lora { base, r: R, scale: 2.0, a: a.view(), b: b.view(), dropout, scalars: words.view() };
             cpu.linear_forward(&base, x.view(), up.out()).unwrap();
             cpu.lora_forward(&op, x.view(), y.out(), h.out()).unwrap();
@@ -217,7 +225,14 @@ impl<'c> Step<'c> {
             .unwrap();
         let slots = (Some(dx.out().set()), Some(dnw.out().set()));
         cpu.rms_norm_backward(&norm, x.view(), nw.view(), rstd.view(), ay.view(), slots.0, slots.1).unwrap();
+        cpu.layer_norm_forward(&norm, x.view(), nw.view(), nb.view(), dx.out(), mean.out(), rstd.out()).unwrap();
+        let slots = [dx.out().set(), dnw.out().set(), dnb.out().set()].map(Some);
+        let (saved, [sx, sw, sb]) = ((mean.view(), rstd.view()), slots);
+        cpu.layer_norm_backward(&norm, x.view(), nw.view(), saved.0, saved.1, ay.view(), sx, sw, sb).unwrap();
         cpu.swiglu_forward(gy.view(), up.view(), y.out()).unwrap();
+        let slots = (Some(dgate.out().set()), Some(dup.out().set()));
+        cpu.swiglu_backward(gy.view(), up.view(), y.view(), slots.0, slots.1).unwrap();
+        cpu.scatter_add(&gather, ids, dx.view(), scattered.out().add()).unwrap();
         cpu.map(Map::Affine(0.5, 0.1), gy.view(), y.out().set()).unwrap();
         cpu.reduce(Reduce::Sum, [1, TOKENS, INNER], y.view(), sums.out().set()).unwrap();
         let op = CrossEntropy { rows: TOKENS, vocab: VOCAB, denominator: TOKENS as f64 };
@@ -243,19 +258,20 @@ fn allocations(f: impl FnOnce()) -> usize {
 /// a task for the first time: a few allocations per thread in twenty steps, where thousands of tasks run.
 #[test]
 fn nothing_is_allocated_after_the_first_step() {
-    let steps = |activations: DType, threads: usize, warm: usize, counted: usize| {
+    let steps = |(activations, precision): (DType, Precision), threads: usize, warm: usize, counted: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         // In the pool: handing work to it from outside allocates in its queue.
         pool.install(|| {
             let cpu = Cpu::new();
-            let mut step = Step::new(&cpu, activations);
+            let mut step = Step::new(&cpu, activations, precision);
             (0..warm).for_each(|_| step.run());
             allocations(|| (0..counted).for_each(|_| step.run()))
         })
     };
-    for activations in [DType::F32, DType::BF16] {
-        assert_eq!(steps(activations, 1, 1, 3), 0, "{activations}, on one thread");
-        let several = steps(activations, 3, 2, 20);
-        assert!(several <= 3 * 12, "{activations}: {several} allocations on three threads");
+    let modes = [Precision::Full, Precision::Bf16, Precision::Bf16x3].map(|precision| (DType::F32, precision));
+    for mode in modes.into_iter().chain([(DType::BF16, Precision::Full), (DType::BF16, Precision::Bf16)]) {
+        assert_eq!(steps(mode, 1, 1, 3), 0, "{mode:?}, on one thread");
+        let several = steps(mode, 3, 2, 20);
+        assert!(several <= 3 * 12, "{mode:?}: {several} allocations on three threads");
     }
 }

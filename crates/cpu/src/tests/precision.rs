@@ -110,12 +110,17 @@ fn a_row_does_not_depend_on_its_neighbours() {
 
 #[test]
 fn the_number_of_threads_changes_nothing_in_any_mode() {
-    let [m, n, k, r] = [130, 170, 601, 7];
+    for sizes in [[130, 170, 601, 7], [1100, 90, 40, 20]] {
+        threads_change_nothing(sizes);
+    }
+}
+
+fn threads_change_nothing(sizes: [usize; 4]) {
     on_every_path(|cpu| {
-        for (precision, _) in MODES {
+        for precision in [Precision::Full, Precision::Bf16, Precision::Bf16x3] {
             let step = |threads: usize| {
                 let pool = ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-                pool.install(|| low_rank(&Cpu::with_path(cpu.path()).unwrap(), [m, n, k, r], precision))
+                pool.install(|| low_rank(&Cpu::with_path(cpu.path()).unwrap(), sizes, precision))
             };
             let one = step(1);
             for threads in [2, 3, 8] {
