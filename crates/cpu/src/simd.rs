@@ -3,6 +3,8 @@
 //! The body is plain loops over slices that LLVM vectorises. `FMA` tells it whether a fused multiply-add is one
 //! instruction here; results may differ between the two paths in the last bit, never within one path.
 
+use half::bf16;
+
 /// Defines a function from a body that may use the constant named in brackets, true where multiply-add is fused.
 macro_rules! kernel {
     ($(#[$doc:meta])* fn $name:ident[$fma:ident]($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
@@ -100,6 +102,30 @@ kernel! {
         }
         (sum_lanes(&first), sum_lanes(&second))
     }
+}
+
+kernel! {
+    /// The bits of [`dot`] with b's values in f32.
+    fn dot_bf16[FMA](a: &[f32], b: &[bf16]) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        let (a_blocks, a_rest) = a.as_chunks::<LANES>();
+        let (b_blocks, b_rest) = b.as_chunks::<LANES>();
+        for (a, b) in a_blocks.iter().zip(b_blocks) {
+            for l in 0..LANES {
+                lanes[l] = fma::<FMA>(a[l], widened(b[l]), lanes[l]);
+            }
+        }
+        for (l, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
+            lanes[l] = fma::<FMA>(*a, widened(*b), lanes[l]);
+        }
+        sum_lanes(&lanes)
+    }
+}
+
+/// bf16 is the upper half of an f32.
+#[inline(always)]
+pub(crate) fn widened(x: bf16) -> f32 {
+    f32::from_bits(u32::from(x.to_bits()) << 16)
 }
 
 kernel! {

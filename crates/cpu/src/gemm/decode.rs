@@ -8,6 +8,7 @@ use lowrank_backend::Mode;
 use super::operand::Operand;
 use crate::parallel::{Tile, with_scratch};
 use crate::simd;
+use crate::view::Floats;
 
 /// `c (+)= alpha a bᵀ` for the rows from `i0` and columns from `j0` on.
 pub(crate) fn dots(
@@ -31,6 +32,15 @@ pub(crate) fn dots(
             Some(x) => &x[a.start + (i0 + i) * a.stride..][..k],
             None => &converted[i * k..][..k],
         };
+        if let (1, Floats::BF16(b_data), None) = (m, b.data, b.mask) {
+            // Read as it is stored: a copy in f32 is worth its while from the second row on.
+            let a = row(0);
+            for (j, c) in c.row(0).iter_mut().enumerate() {
+                let value = alpha * simd::dot_bf16(a, &b_data[b.start + (j0 + j) * b.stride..][..k]);
+                *c = if mode == Mode::Add { *c + value } else { value };
+            }
+            return;
+        }
         for j in 0..n {
             let b = b.row(j0 + j, 0, k, b_scratch);
             let mut put = |i: usize, value: f32| {
