@@ -102,7 +102,7 @@ unsafe fn tile_and_pack<const M: usize>(job: &Job, from: Unpacked) {
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     // SAFETY: as above, with `from.depth` rows of b elsewhere; the panel is this thread's to write.
     unsafe {
-        let (mut a, mut b, mut src) = (job.a, job.b.cast_mut(), from.start);
+        let (mut a, mut b, mut src) = (job.a, job.b.cast_mut(), from.start.cast::<f32>());
         prefetch::<M, 2>(job);
         let mut ahead = job.ahead;
         let mut left = from.depth;
@@ -112,14 +112,14 @@ unsafe fn tile_and_pack<const M: usize>(job: &Job, from: Unpacked) {
             left -= run;
             for _ in 0..run {
                 let row = [_mm512_loadu_ps(src), _mm512_loadu_ps(src.add(LANES))];
-                let later = src.wrapping_add(REACH * from.stride);
+                let later = src.wrapping_byte_add(REACH * from.stride);
                 _mm_prefetch::<_MM_HINT_T0>(later.cast());
                 _mm_prefetch::<_MM_HINT_T0>(later.wrapping_add(LANES).cast());
                 _mm512_storeu_ps(b, row[0]);
                 _mm512_storeu_ps(b.add(LANES), row[1]);
                 step!(sums[M, 2] += a * row);
                 b = b.add(2 * LANES);
-                src = src.wrapping_add(from.stride);
+                src = src.wrapping_byte_add(from.stride);
             }
         }
         for _ in from.depth..job.k {

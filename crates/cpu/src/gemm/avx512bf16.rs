@@ -13,13 +13,16 @@ use std::arch::x86_64::*;
 use half::bf16;
 
 use super::avx512::{self, lanes};
-use super::kernel::{Job, Kernel, STRIDE, by_rows};
+use super::kernel::{Job, Kernel, STRIDE, Unpacked, by_rows};
 
 const LANES: usize = 16;
 /// Steps between hints: half of those of f32, since a block has half as many.
 const RUN: usize = 8;
 
-pub(crate) static KERNEL: Kernel = Kernel { grain: 2, run, run_and_pack: None, ..avx512::KERNELS };
+pub(crate) static KERNEL: Kernel = Kernel { grain: 2, run, run_and_pack: PACK, ..avx512::KERNELS };
+const PACK: Option<unsafe fn(usize, &Job, Unpacked)> = Some(run_and_pack);
+/// Depths after which rows of b that are asked for where they are stored are multiplied.
+const REACH: usize = 32;
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
 unsafe fn run(rows: usize, job: &Job) {
@@ -31,6 +34,29 @@ unsafe fn run(rows: usize, job: &Job) {
             by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], M => tile::<M, 1>(job))
         }
     }
+}
+
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
+unsafe fn run_and_pack(rows: usize, job: &Job, from: Unpacked) {
+    // SAFETY: the caller's promise.
+    unsafe { by_rows!(rows, [1 2 3 4 5 6 7 8 9 10 11 12 13 14], M => tile_and_pack::<M>(job, from)) }
+}
+
+/// One pair of depths: `sums += a row`. A macro with indices, as in the f32 kernel.
+macro_rules! step {
+    ($sums:ident[$rows:ident, $vectors:expr] += $a:ident * $row:expr) => {
+        let row = $row;
+        for i in 0..$rows {
+            let x = _mm512_set1_epi32(*$a.add(i * STRIDE));
+            for v in 0..$vectors {
+                // SAFETY: both are 512 bits of bf16.
+                let x = std::mem::transmute::<__m512i, __m512bh>(x);
+                let y = std::mem::transmute::<__m512i, __m512bh>(row[v]);
+                $sums[i][v] = _mm512_dpbf16_ps($sums[i][v], x, y);
+            }
+        }
+        $a = $a.add(1);
+    };
 }
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
@@ -51,21 +77,68 @@ unsafe fn tile<const M: usize, const V: usize>(job: &Job) {
                 for v in 0..V {
                     row[v] = _mm512_loadu_si512(b.add(v * LANES).cast());
                 }
-                for i in 0..M {
-                    let x = _mm512_set1_epi32(*a.add(i * STRIDE));
-                    for v in 0..V {
-                        // SAFETY: both are 512 bits of bf16.
-                        let x = std::mem::transmute::<__m512i, __m512bh>(x);
-                        let y = std::mem::transmute::<__m512i, __m512bh>(row[v]);
-                        sums[i][v] = _mm512_dpbf16_ps(sums[i][v], x, y);
-                    }
-                }
-                a = a.add(1);
+                step!(sums[M, V] += a * row);
                 b = b.add(job.b_stride);
             }
         }
-        avx512::put::<M, V>(&sums, job);
+        let done = sums;
+        avx512::put::<M, V>(&done, job);
     }
+}
+
+/// The same for 32 columns of bf16 whose first depths, an even number, are read where they are stored; their pairs are put
+/// into the panel on the way.
+#[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx512bf16,fma")]
+unsafe fn tile_and_pack<const M: usize>(job: &Job, from: Unpacked) {
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    // SAFETY: as above, with `from.depth` rows of b elsewhere; the panel is this thread's to write.
+    unsafe {
+        let (mut a, mut b, mut src) = (job.a.cast::<i32>(), job.b.cast_mut(), from.start);
+        avx512::prefetch::<M, 2>(job);
+        let [low, high] = halves();
+        let mut ahead = job.ahead;
+        let mut left = from.depth / 2;
+        while left > 0 {
+            avx512::hint(&mut ahead);
+            let run = left.min(RUN);
+            left -= run;
+            for _ in 0..run {
+                let rows = [src, src.wrapping_add(from.stride)];
+                for row in rows {
+                    _mm_prefetch::<_MM_HINT_T0>(row.wrapping_add(REACH * from.stride).cast());
+                }
+                let [first, second] = rows.map(|row| _mm512_loadu_si512(row.cast()));
+                let pairs = [low, high].map(|of| _mm512_permutex2var_epi16(first, of, second));
+                _mm512_storeu_si512(b.cast(), pairs[0]);
+                _mm512_storeu_si512(b.add(LANES).cast(), pairs[1]);
+                step!(sums[M, 2] += a * pairs);
+                b = b.add(2 * LANES);
+                src = src.wrapping_add(2 * from.stride);
+            }
+        }
+        for _ in from.depth / 2..job.k {
+            step!(sums[M, 2] += a * [_mm512_loadu_si512(b.cast()), _mm512_loadu_si512(b.add(LANES).cast())]);
+            b = b.add(2 * LANES);
+        }
+        let done = sums;
+        avx512::put::<M, 2>(&done, job);
+    }
+}
+
+/// Where the pairs of the first and of the last 16 columns come from: word i of the first row, 32 + i of the second.
+#[target_feature(enable = "avx512f,avx512bw")]
+fn halves() -> [__m512i; 2] {
+    const WORDS: [[u16; 32]; 2] = {
+        let mut words = [[0; 32]; 2];
+        let mut i = 0;
+        while i < 64 {
+            words[i / 32][i % 32] = (i / 2 + i % 2 * 32) as u16;
+            i += 1;
+        }
+        words
+    };
+    // SAFETY: 64 bytes each.
+    WORDS.map(|words| unsafe { _mm512_loadu_si512(words.as_ptr().cast()) })
 }
 
 /// Rounds a row to bf16, in place: value i goes to half-word i; an odd last one gets a zero beside it.

@@ -17,7 +17,7 @@
 
 use lowrank_backend::{Error, Precision, Result};
 
-use super::kernel::{DEPTH, Kernel, STRIDE};
+use super::kernel::{DEPTH, Kernel, STRIDE, Unpacked};
 use super::operand::Operand;
 use super::{pack, split};
 use crate::NAME;
@@ -140,7 +140,7 @@ impl Compute {
     }
 
     /// Packs columns of b (see [`pack::columns`]) as far as possible in the form that kernels consume. Returns the depths
-    /// that have it.
+    /// that have it, and what is left to the first rows that are multiplied with them.
     pub(super) fn pack(
         self,
         b: &Operand<'_>,
@@ -148,15 +148,20 @@ impl Compute {
         [depth, cols]: [usize; 2],
         out: &mut [f32],
         distance: usize,
-    ) -> usize {
+    ) -> (usize, Option<Unpacked>) {
+        let (kernel, size) = (self.kernel(), [depth, cols]);
         #[cfg(target_arch = "x86_64")]
-        if matches!(self.narrow, Narrow::Pairs | Narrow::Tiles)
-            && super::pairs::columns(self.kernel(), b, at, [depth, cols], out, distance)
-        {
-            return depth;
+        if matches!(self.narrow, Narrow::Pairs | Narrow::Tiles) {
+            let left = super::pairs::leave(kernel, b, at, size, out, distance);
+            if left.is_some() || super::pairs::columns(kernel, b, at, size, out, distance) {
+                return (depth, left);
+            }
         }
-        pack::columns(self.kernel(), b, at, [depth, cols], out, distance);
-        0
+        if self.narrow == Narrow::No {
+            return (0, pack::leave(kernel, b, at, size, out, distance));
+        }
+        pack::columns(kernel, b, at, size, out, distance);
+        (0, None)
     }
 
     /// Packed panels of columns, room for [`Compute::padded`] rows of `width` values each, of which `depth` are there, the

@@ -4,6 +4,7 @@
 //! ascending order with one rounding per step (two on the portable path); `start` is added once at the end. So the bits of
 //! an element depend on its row of a, its column of b and k alone, never on the shape of the tile it is in.
 
+use super::operand::Operand;
 use crate::path::Path;
 
 /// Depth of a packed block: 14 rows of it (29 KiB) stay in a first-level cache of 48 KiB while panels of columns stream
@@ -95,12 +96,24 @@ pub(crate) struct Kernel {
     pub copy: unsafe fn(Matrix, *mut f32, usize),
 }
 
-/// The first `depth` rows of a job's b where they are stored, `stride` apart.
+/// The first `depth` rows of a job's b where they are stored, `stride` bytes apart, `size` bytes an element.
 #[derive(Clone, Copy)]
 pub(crate) struct Unpacked {
-    pub start: *const f32,
+    pub start: *const u8,
     pub stride: usize,
+    pub size: usize,
     pub depth: usize,
+}
+
+impl Unpacked {
+    /// What the block `at` (depth, column) of so many depths and columns is, where it is stored straight in `b`.
+    ///
+    /// Panics if it does not lie in b.
+    pub fn new<T>(data: &[T], b: &Operand<'_>, [p, j]: [usize; 2], [depth, cols]: [usize; 2]) -> Self {
+        let block = &data[b.start + p * b.stride + j..][..(depth - 1) * b.stride + cols];
+        let size = size_of::<T>();
+        Unpacked { start: block.as_ptr().cast(), stride: b.stride * size, size, depth }
+    }
 }
 
 /// Registers that have to be configured: `enter` before jobs on this many rows, `leave` once after all.

@@ -88,8 +88,7 @@ pub(super) fn leave(
             if whole < cols {
                 columns(kernel, b, [p0, j0 + whole], [depth, cols - whole], rest, distance);
             }
-            let block = &data[b.start + p0 * b.stride + j0..][..(depth - 1) * b.stride + whole];
-            Some(Unpacked { start: block.as_ptr(), stride: b.stride, depth })
+            Some(Unpacked::new(data, b, [p0, j0], [depth, whole]))
         }
         _ => {
             columns(kernel, b, [p0, j0], [depth, cols], out, distance);

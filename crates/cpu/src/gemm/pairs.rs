@@ -7,7 +7,7 @@
 use half::bf16;
 
 use super::avx512bf16::interleave;
-use super::kernel::{Kernel, Matrix};
+use super::kernel::{Kernel, Matrix, Unpacked};
 use super::operand::Operand;
 use crate::view::Floats;
 
@@ -21,6 +21,27 @@ fn stored<'a>(b: &Operand<'a>, p0: usize, depth: usize) -> Option<&'a [bf16]> {
         }
         _ => None,
     }
+}
+
+/// Like [`columns`], but whole panels of a straight operand are left to the first rows that are multiplied with them.
+pub(super) fn leave(
+    kernel: &Kernel,
+    b: &Operand<'_>,
+    [p0, j0]: [usize; 2],
+    [depth, cols]: [usize; 2],
+    out: &mut [f32],
+    distance: usize,
+) -> Option<Unpacked> {
+    let whole = cols / kernel.cols * kernel.cols;
+    if b.trans || whole == 0 || depth == 0 || kernel.run_and_pack.is_none() {
+        return None;
+    }
+    let data = stored(b, p0, depth)?;
+    if whole < cols {
+        let rest = &mut out[whole / kernel.cols * distance..];
+        columns(kernel, b, [p0, j0 + whole], [depth, cols - whole], rest, distance);
+    }
+    Some(Unpacked::new(data, b, [p0, j0], [depth, whole]))
 }
 
 /// Depths `p0 .. p0 + depth` of b, columns `j0 .. j0 + cols`, as pairs in panels of `kernel.cols` columns, `distance` words

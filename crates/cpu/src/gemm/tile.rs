@@ -110,7 +110,7 @@ pub(super) fn multiply_ahead(
             };
             match (unpacked, kernel.run_and_pack) {
                 (Some(from), Some(run)) if i == 0 && job.cols == kernel.cols => {
-                    let from = Unpacked { start: from.start.wrapping_add(j), ..from };
+                    let from = Unpacked { start: from.start.wrapping_add(j * from.size), ..from };
                     // SAFETY: as below; the depths that `pack::leave` left are readable in all whole panels.
                     unsafe { run(count, &job, from) };
                 }

@@ -83,13 +83,11 @@ impl Work<'_, '_> {
         let widest =
             self.groups(i, rows).map(|(group, _)| group.depths(k, compute).block_or_none(b).rank).max().unwrap_or(0);
         let mut unpacked = None;
-        if shared {
-            let distance = (base.depth + widest) * kernel.cols;
-            unpacked = pack::leave(kernel, &self.b, [base.p, j], [base.depth, cols], columns, distance);
-        } else if base.depth > 0 && widest == 0 {
-            let distance = compute.padded(base.depth) * kernel.cols;
-            let done = compute.pack(&self.b, [base.p, j], [base.depth, cols], columns, distance);
+        if base.depth > 0 && (shared || widest == 0) {
+            let distance = if widest == 0 { compute.padded(base.depth) } else { base.depth + widest } * kernel.cols;
+            let (done, left) = compute.pack(&self.b, [base.p, j], [base.depth, cols], columns, distance);
             compute.columns(&mut columns[..panels * distance], base.depth, kernel.cols, done);
+            unpacked = left;
         }
         let mut later = self.later(b, j, cols);
         if widest == 0 {
@@ -107,8 +105,8 @@ impl Work<'_, '_> {
             }
             let depth = compute.padded(block.total());
             let distance = if shared { block.depth + widest } else { depth } * kernel.cols;
-            let done = match shared {
-                true => 0,
+            let (done, left) = match shared {
+                true => (0, unpacked.take()),
                 false => compute.pack(&self.b, [block.p, j], [block.depth, cols], columns, distance),
             };
             if let Some(outer) = group.branch.as_ref().and_then(|branch| branch.outer.as_ref()) {
@@ -121,7 +119,7 @@ impl Work<'_, '_> {
             let packed = &packed[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
             let columns = PackedColumns { data: columns, depth, distance };
             let mut tile = tile.part(part.start - i, 0, part.len(), cols);
-            multiply_ahead(kernel, PackedRows(packed), (columns, unpacked.take()), start, &mut tile, later);
+            multiply_ahead(kernel, PackedRows(packed), (columns, left), start, &mut tile, later);
             later = Ahead::NONE;
         }
     }
