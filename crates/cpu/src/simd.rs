@@ -104,24 +104,6 @@ kernel! {
     }
 }
 
-kernel! {
-    /// The bits of [`dot`] with b's values in f32.
-    fn dot_bf16[FMA](a: &[f32], b: &[bf16]) -> f32 {
-        let mut lanes = [0.0f32; LANES];
-        let (a_blocks, a_rest) = a.as_chunks::<LANES>();
-        let (b_blocks, b_rest) = b.as_chunks::<LANES>();
-        for (a, b) in a_blocks.iter().zip(b_blocks) {
-            for l in 0..LANES {
-                lanes[l] = fma::<FMA>(a[l], widened(b[l]), lanes[l]);
-            }
-        }
-        for (l, (a, b)) in a_rest.iter().zip(b_rest).enumerate() {
-            lanes[l] = fma::<FMA>(*a, widened(*b), lanes[l]);
-        }
-        sum_lanes(&lanes)
-    }
-}
-
 /// bf16 is the upper half of an f32.
 #[inline(always)]
 pub(crate) fn widened(x: bf16) -> f32 {

@@ -9,7 +9,7 @@
 //! | `blocked`, `depths` | large products on all threads, with low-rank branches riding along |
 //! | `side` | products with few columns: a branch's h, from rows that are packed anyway |
 //! | `gradient` | dB, from rows that are packed anyway |
-//! | `few_rows`, `decode` | uᵀx with few rows, and at most 16 rows against Wᵀ: no packing |
+//! | `few_rows`, `decode`, `dots` | uᵀx with few rows, and at most 16 rows against Wᵀ: no packing |
 //!
 //! A sum over k is never split between tasks and is taken in blocks of 512, so a row's bits depend on k alone, not on m, its
 //! place or the tiling; at most 16 rows against a transposed right operand (decoding) have an order of their own.
@@ -39,6 +39,8 @@ mod cache;
 mod compute;
 mod decode;
 mod depths;
+#[cfg(target_arch = "x86_64")]
+mod dots;
 mod few_rows;
 mod gradient;
 mod kernel;

@@ -85,6 +85,34 @@ fn half_storage_gives_the_bits_of_its_f32_values() {
     });
 }
 
+/// Decoding: exact at every number of rows, at depths around blocks and lanes, and each row as if alone; W in every storage.
+#[test]
+fn few_rows_are_exact_and_as_if_alone() {
+    let cpu = Cpu::new();
+    for k in [1, 15, 16, 17, 255, 257, 513, 1600] {
+        for m in 1..=16 {
+            let n = [1, 3, 4, 5, 38][(m + k) % 5];
+            let (op, x, w) = (Gemm::nt(m, n, k), integers(1, m * k), integers(2, n * k));
+            let (b16, h16): (Vec<bf16>, Vec<f16>) = w.iter().map(|&x| (bf16::from_f32(x), f16::from_f32(x))).unzip();
+            let want = oracle(&op, &x, &w);
+            for w in [put(&cpu, &w), put(&cpu, &b16), put(&cpu, &h16)] {
+                let mut c = empty(&cpu, m * n);
+                cpu.gemm(&op, put(&cpu, &x).view(), w.view(), c.set()).unwrap();
+                assert_close(&format!("{op:?}"), &c.f32(), &want, 0.0);
+            }
+            let (x, w) = (random(3, m * k), put(&cpu, &random(4, n * k)));
+            let rows = |x: &[f32]| {
+                let m = x.len() / k;
+                let mut c = empty(&cpu, m * n);
+                cpu.gemm(&Gemm::nt(m, n, k), put(&cpu, x).view(), w.view(), c.set()).unwrap();
+                bits(&c.f32())
+            };
+            let all = rows(&x);
+            assert!((0..m).all(|i| rows(&x[i * k..][..k]) == all[i * n..][..n]), "{m} {n} {k}");
+        }
+    }
+}
+
 /// Rows of a product have the same bits at any place in any batch above 16 rows, and in any batch up to 16 rows.
 #[test]
 fn rows_do_not_depend_on_the_batch() {
