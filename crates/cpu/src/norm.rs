@@ -4,7 +4,7 @@ use lowrank_backend::{Error, In, Mode, Norm, Out, Result, Slot};
 
 use crate::parallel::{Shared, tasks};
 use crate::results::row_pieces;
-use crate::simd::{dot_wide, kernel, sum_wide};
+use crate::simd::{self, dot_wide, kernel, sum_wide};
 use crate::view::{Floats, f32s, f32s_mut, floats, floats_mut, volume};
 
 /// Columns that one task of a weight's gradient adds up side by side.
@@ -173,6 +173,15 @@ pub(crate) fn layer_norm_backward(
     rows.input(OP, w, dx)
 }
 
+kernel! {
+    /// `sums += gy ⊙ x̂` of one row.
+    fn add_scaled[FMA](x: &[f32], mean: f32, rstd: f32, gy: &[f32], sums: &mut [f64]) {
+        for ((sum, x), gy) in sums.iter_mut().zip(x).zip(gy) {
+            *sum += f64::from(*gy) * f64::from((x - mean) * rstd);
+        }
+    }
+}
+
 /// What both backward passes read.
 struct Rows<'a> {
     /// Rows and columns.
@@ -224,10 +233,9 @@ impl Rows<'_> {
                 for row in 0..rows {
                     let at = row * cols + first;
                     let (x, gy) = (self.x.block(at, width, &mut x), self.gy.block(at, width, &mut gy));
-                    let (mean, rstd) = (self.mean(row), self.rstd[row]);
-                    for ((sum, x), gy) in sums.iter_mut().zip(x).zip(gy) {
-                        let factor = if scaled { (x - mean) * rstd } else { 1.0 };
-                        *sum += f64::from(*gy) * f64::from(factor);
+                    match scaled {
+                        true => add_scaled(x, self.mean(row), self.rstd[row], gy, &mut sums[..width]),
+                        false => simd::add_wide(gy, &mut sums[..width]),
                     }
                 }
                 // SAFETY: one strip per task.

@@ -4,7 +4,7 @@ use lowrank_backend::{In, Mode, Reduce, Result, Slot};
 use rayon::prelude::*;
 
 use crate::parallel::{Shared, pieces, rows_per_task, tasks, with_shared, with_shared_f64};
-use crate::simd;
+use crate::simd::{self, kernel};
 use crate::view::{BLOCK, Floats, FloatsMut, floats, floats_mut, volume};
 
 /// Columns that one task adds up side by side.
@@ -78,7 +78,17 @@ fn row(op: Reduce, x: Floats<'_>, start: usize, len: usize, parallel: bool) -> f
     (0..blocks).map(block).fold(zero, combine) as f32
 }
 
-/// Sums down the columns of `outer` matrices `[len, inner]`.
+kernel! {
+    /// The larger of each; NaN stays.
+    fn larger[FMA](x: &[f32], totals: &mut [f64]) {
+        for (total, x) in totals.iter_mut().zip(x) {
+            let x = f64::from(*x);
+            *total = if x.is_nan() || x > *total { x } else { *total };
+        }
+    }
+}
+
+/// Sums, or largest values, down the columns of `outer` matrices `[len, inner]`.
 fn columns(op: Reduce, [outer, len, inner]: [usize; 3], x: Floats<'_>, y: &mut [f32]) {
     let strips = inner.div_ceil(STRIP);
     let y = Shared::new(y);
@@ -89,18 +99,9 @@ fn columns(op: Reduce, [outer, len, inner]: [usize; 3], x: Floats<'_>, y: &mut [
         let mut totals = [if op == Reduce::Sum { 0.0 } else { f64::NEG_INFINITY }; STRIP];
         for l in 0..len {
             let values = x.block((o * len + l) * inner + first, width, &mut buffer);
-            for (total, &value) in totals.iter_mut().zip(values) {
-                let value = f64::from(value);
-                *total = match op {
-                    Reduce::Sum => *total + value,
-                    Reduce::Max => {
-                        if value.is_nan() || value > *total {
-                            value
-                        } else {
-                            *total
-                        }
-                    }
-                };
+            match op {
+                Reduce::Sum => simd::add_wide(values, &mut totals[..width]),
+                Reduce::Max => larger(values, &mut totals[..width]),
             }
         }
         // SAFETY: one strip of one matrix per task.

@@ -3,6 +3,7 @@
 use lowrank_backend::{Error, In, Mode, Result, Rows, Slot};
 
 use crate::parallel::{Shared, rows_per_task, tasks};
+use crate::simd;
 use crate::view::{BLOCK, Floats, FloatsMut, f32s_mut, floats, floats_mut, u32s, volume};
 
 /// Columns that one task scatters into.
@@ -84,7 +85,7 @@ pub(crate) fn scatter_add(op: &Rows, ids: In<'_>, x: In<'_>, table: Slot<'_>) ->
             let values = x.block(i * width + first, cols, &mut buffer);
             // SAFETY: inside this task's columns.
             let row = unsafe { table.part(id as usize * width + first, cols) };
-            row.iter_mut().zip(values).for_each(|(y, x)| *y += x);
+            simd::add(values, row);
         }
     });
     Ok(())

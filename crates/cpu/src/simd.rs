@@ -151,6 +151,15 @@ fn pairwise(l: [f64; 8]) -> f64 {
 }
 
 kernel! {
+    /// `sums += x` in f64.
+    fn add_wide[FMA](x: &[f32], sums: &mut [f64]) {
+        for (sum, x) in sums.iter_mut().zip(x) {
+            *sum += f64::from(*x);
+        }
+    }
+}
+
+kernel! {
     /// `y += c x`.
     fn axpy[FMA](c: f32, x: &[f32], y: &mut [f32]) {
         for (y, x) in y.iter_mut().zip(x) {
