@@ -1,9 +1,9 @@
 //! The low-rank linear as one operation: h = x̂ Aᵀ, y = x Wᵀ + s h Bᵀ (+ bias), and its gradients.
 //!
 //! x `[m,k]`, W `[n,k]`, A `[r,k]`, B `[n,r]`, y `[m,n]`, h `[m,r]`. A tile of y gets both products and the bias while it
-//! is in the cache; temporaries are `[m,r]` only (s h forward, u = s gy B backward). The scale is applied to h and u,
-//! so that products themselves have no factor and their bits depend on the summed dimension alone. x̂ is never stored:
-//! its mask is recomputed in the panels that are summed.
+//! is in the cache, and dB is summed while gy is packed for dx; temporaries are `[m,r]` (s h forward, u = s gy B backward) and
+//! what `gemm::gradient` keeps of dB for a while. The scale is applied to h and u, so that products themselves have no factor
+//! and their bits depend on the summed dimension alone. x̂ is never stored: its mask is recomputed in the panels that are summed.
 
 use std::sync::Arc;
 

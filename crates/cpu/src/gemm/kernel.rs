@@ -88,7 +88,7 @@ pub(crate) struct Kernel {
     pub state: Option<TileState>,
     /// Runs a job on this many rows, at most `rows`; its `cols` are at most [`Kernel::cols`].
     pub run: unsafe fn(usize, &Job),
-    /// The same for a job of all columns whose first depths are not packed: they are, while they are multiplied.
+    /// The same for a job of `cols` columns whose first depths are not packed yet: it packs them while it multiplies.
     pub run_and_pack: Option<unsafe fn(usize, &Job, Unpacked)>,
     /// `dst[j·ds + i] = src[i·ss + j]` for i < rows, j < cols; writes zeros for i up to the next multiple of `lanes`.
     pub transpose: unsafe fn(Matrix, *mut f32, usize),
@@ -98,6 +98,7 @@ pub(crate) struct Kernel {
 
 /// The first `depth` rows of a job's b where they are stored, `stride` bytes apart, `size` bytes an element.
 #[derive(Clone, Copy)]
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code, reason = "only kernels for x86-64 pack while they multiply"))]
 pub(crate) struct Unpacked {
     pub start: *const u8,
     pub stride: usize,
@@ -106,9 +107,7 @@ pub(crate) struct Unpacked {
 }
 
 impl Unpacked {
-    /// What the block `at` (depth, column) of so many depths and columns is, where it is stored straight in `b`.
-    ///
-    /// Panics if it does not lie in b.
+    /// The block of `b`, which is stored straight, from depth `p` and column `j` on. Panics if it does not lie in b.
     pub fn new<T>(data: &[T], b: &Operand<'_>, [p, j]: [usize; 2], [depth, cols]: [usize; 2]) -> Self {
         let block = &data[b.start + p * b.stride + j..][..(depth - 1) * b.stride + cols];
         let size = size_of::<T>();
