@@ -10,7 +10,8 @@
 //! Measured in turns (Zen 5, two threads, W `[4096,4096]`), milliseconds, in brackets a dot product of each pair of rows by
 //! itself, which is what this was: f32, 1 row 1.25 (1.20), 4 rows 1.74 (2.13), 7 rows 1.60 (2.93), 16 rows 2.84 (6.30), where adding
 //! W up takes 1.42 to 1.62; bf16 0.76 (1.12), 0.92 (2.10), 1.04 (3.30), 1.82 (6.29). Hints into the first-level cache take 5 to 45 %
-//! off from 7 rows on and change nothing for one or two rows in f32; into the second-level cache they cost 15 to 33 % in f32.
+//! off from 7 rows on; into the second-level cache they cost 15 to 33 % in f32. For one row hints cost 20 to 50 % in f32 at any distance;
+//! in bf16 hints for the next 4 rows take 25 % off at `[4096,4096]` and cost 30 % where W stays in the last-level cache.
 //! 32 lanes, so 3 rows of a at a time: 8 to 20 % slower.
 
 // Indices name registers.
@@ -38,6 +39,8 @@ const CONVERTED: usize = 32;
 const LANES: usize = 16;
 /// Depths after which W is read when it is asked for.
 const AHEAD: usize = 512;
+/// Bytes of a W in bf16 from which on one or two rows ask for the next rows of W: it comes from memory then, not from a cache.
+const FAR: usize = 16 << 20;
 
 /// One tile: rows of a `a_stride` values apart, rows of W where `w` says.
 struct Job {
@@ -126,7 +129,8 @@ fn quads(
     let (m, n) = (c.rows(), c.cols());
     // Rows are shared out evenly.
     let parts = m.div_ceil(ROWS);
-    let asked = if m > DIRECT { QUAD } else { 0 };
+    let far = matches!(w.data, Floats::BF16(x) if size_of_val(x) >= FAR);
+    let asked = if m > DIRECT || far { QUAD } else { 0 };
     with_scratch(m * QUAD * LANES, |sums| {
         for j in (0..n).step_by(QUAD) {
             let there = QUAD.min(n - j);
@@ -138,7 +142,11 @@ fn quads(
             };
             for p in (0..k.max(1)).step_by(block) {
                 // The same rows further on, or the next ones.
-                let later = if p + AHEAD < k { rows_of(0, p + AHEAD) } else { rows_of(1, p + AHEAD - k) };
+                let later = match p + AHEAD {
+                    _ if m <= DIRECT => rows_of(1, p),
+                    p if p < k => rows_of(0, p),
+                    p => rows_of(1, p - k),
+                };
                 for part in 0..parts {
                     let (i, end) = (m * part / parts, m * (part + 1) / parts);
                     let job = Job {
