@@ -93,9 +93,7 @@ pub(crate) fn lora_backward(
     if let (Some(u), Some(dx)) = (&mut u, dx) {
         let start = if dx.mode == Mode::Add { Start::Old } else { Start::Zero };
         let dx = floats_mut(OP, "dx", dx.out, volume(OP, &[m, k])?)?;
-        // dB while gy is packed.
-        let along = db.take_if(|_| m > 0 && n > 0 && r <= FEW);
-        let gradient = along.map(|db| along_with_u(OP, h, scale, db, [n, r])).transpose()?;
+        let gradient = along_with_u(OP, h, scale, &mut db, [m, n, r])?;
         let base = Blocked { compute, m, n: k, k: n, a: gy, b: w, alpha: 1.0, start, c: dx };
         input_gradient(path, op, base, [a, b], mask, u, gradient);
     } else if let Some(u) = &mut u {
@@ -113,16 +111,17 @@ pub(crate) fn lora_backward(
     Ok(())
 }
 
-/// `db [n,r] (+)= s gyᵀ h`, to be computed along with u.
-pub(crate) fn along_with_u<'a>(
+/// `db [n,r] (+)= s gyᵀ h`, to be computed along with u, if its rank is for that; taken out of `db` then.
+pub(crate) fn along_with_u<'g, 's: 'g>(
     name: &'static str,
-    h: Operand<'a>,
+    h: Operand<'g>,
     scale: f32,
-    db: Slot<'a>,
-    [n, r]: [usize; 2],
-) -> Result<Gradient<'a>> {
+    db: &mut Option<Slot<'s>>,
+    [m, n, r]: [usize; 3],
+) -> Result<Option<Gradient<'g>>> {
+    let Some(db) = db.take_if(|_| m > 0 && (1..=FEW).contains(&r)) else { return Ok(None) };
     let out = f32s_mut(name, "db", db.out, volume(name, &[n, r])?)?;
-    Ok(Gradient { r, h, scale, mode: db.mode, out: Shared::new(out) })
+    Ok(Some(Gradient { r, h, scale, mode: db.mode, out: Shared::new(out) }))
 }
 
 /// `u = s gy B; dx = start + gy W + (u A) ⊙ mask`, and dB.
@@ -137,9 +136,6 @@ fn input_gradient(
 ) {
     let (m, k, r) = (op.base.m, op.base.k, op.r);
     let u = u.as_f32_mut();
-    if op.base.n == 0 {
-        u.fill(0.0);
-    }
     let h = Shared::new(u);
     let branch = |outer| {
         let scale = op.scale as f32;

@@ -4,7 +4,7 @@
 use lowrank_backend::{Error, In, LoraGroup, LoraMulti, Mode, Out, Result, Slot, by_group};
 
 use crate::Cpu;
-use crate::gemm::{Blocked, Branch, Compute, FEW, Gradient, Group, Operand, Start, decodes, multiply};
+use crate::gemm::{Blocked, Branch, Compute, Gradient, Group, Operand, Start, decodes, multiply};
 use crate::linear::{bias, start, weight};
 use crate::lora::along_with_u;
 use crate::parallel::Shared;
@@ -125,9 +125,8 @@ pub(crate) fn lora_multi_backward(
     for (part, grads) in parts.iter().zip(&mut *grads) {
         // As with the adapter alone, whose bits these are.
         let LoraGroup { rows, r, scale, .. } = part.group;
-        let along = grads[1].take_if(|_| r > 0 && rows > 0 && n > 0 && r <= FEW);
         let h = Operand::f32(h, r).at(part.h);
-        gradients.push(along.map(|db| along_with_u(OP, h, scale as f32, db, [n, r])).transpose()?);
+        gradients.push(along_with_u(OP, h, scale as f32, &mut grads[1], [rows, n, r])?);
     }
     let mut groups = groups(&parts, u.as_f32_mut(), true, |part| (part.b, part.a), gradients);
     let base = Blocked { compute, m, n: k, k: n, a: Operand::new(gy, n), b: w, alpha: 1.0, start: from, c };

@@ -3,8 +3,6 @@
 //! The body is plain loops over slices that LLVM vectorises. `FMA` tells it whether a fused multiply-add is one
 //! instruction here; results may differ between the two paths in the last bit, never within one path.
 
-use half::bf16;
-
 /// Defines a function from a body that may use the constant named in brackets, true where multiply-add is fused.
 macro_rules! kernel {
     ($(#[$doc:meta])* fn $name:ident[$fma:ident]($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
@@ -102,12 +100,6 @@ kernel! {
         }
         (sum_lanes(&first), sum_lanes(&second))
     }
-}
-
-/// bf16 is the upper half of an f32.
-#[inline(always)]
-pub(crate) fn widened(x: bf16) -> f32 {
-    f32::from_bits(u32::from(x.to_bits()) << 16)
 }
 
 kernel! {

@@ -25,9 +25,17 @@ const RUN: usize = 16;
 const REACH: usize = 16;
 
 pub(crate) static KERNEL: Kernel = KERNELS;
-pub(super) const KERNELS: Kernel =
-    Kernel { rows: 14, cols: 2 * LANES, lanes: LANES, grain: 1, state: None, run, run_and_pack: PACK, transpose, copy };
-const PACK: Option<unsafe fn(usize, &Job, Unpacked)> = Some(run_and_pack);
+pub(super) const KERNELS: Kernel = Kernel {
+    rows: 14,
+    cols: 2 * LANES,
+    lanes: LANES,
+    grain: 1,
+    state: None,
+    run,
+    run_and_pack: Some(run_and_pack),
+    transpose,
+    copy,
+};
 
 #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,fma")]
 unsafe fn run(rows: usize, job: &Job) {

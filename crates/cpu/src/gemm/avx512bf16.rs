@@ -19,8 +19,7 @@ const LANES: usize = 16;
 /// Steps between hints: half of those of f32, since a block has half as many.
 const RUN: usize = 8;
 
-pub(crate) static KERNEL: Kernel = Kernel { grain: 2, run, run_and_pack: PACK, ..avx512::KERNELS };
-const PACK: Option<unsafe fn(usize, &Job, Unpacked)> = Some(run_and_pack);
+pub(crate) static KERNEL: Kernel = Kernel { grain: 2, run, run_and_pack: Some(run_and_pack), ..avx512::KERNELS };
 /// Depths after which rows of b that are asked for where they are stored are multiplied.
 const REACH: usize = 32;
 

@@ -139,29 +139,48 @@ impl Compute {
         }
     }
 
+    /// Whole panels of b that the first rows pack while they are multiplied with them: straight ones, stored in what the kernel
+    /// consumes.
+    fn unpacked(self, b: &Operand<'_>, at: [usize; 2], [depth, whole]: [usize; 2]) -> Option<Unpacked> {
+        if b.trans || depth == 0 || whole == 0 || self.kernel().run_and_pack.is_none() {
+            return None;
+        }
+        match self.narrow {
+            Narrow::No => b.plain().map(|data| Unpacked::new(data, b, at, [depth, whole])),
+            #[cfg(target_arch = "x86_64")]
+            Narrow::Pairs => {
+                super::pairs::stored(b, at[0], depth).map(|data| Unpacked::new(data, b, at, [depth, whole]))
+            }
+            _ => None,
+        }
+    }
+
     /// Packs columns of b (see [`pack::columns`]) as far as possible in the form that kernels consume. Returns the depths
     /// that have it, and what is left to the first rows that are multiplied with them.
     pub(super) fn pack(
         self,
         b: &Operand<'_>,
-        at: [usize; 2],
+        [p, j]: [usize; 2],
         [depth, cols]: [usize; 2],
         out: &mut [f32],
         distance: usize,
     ) -> (usize, Option<Unpacked>) {
-        let (kernel, size) = (self.kernel(), [depth, cols]);
+        let kernel = self.kernel();
+        let panels = cols / kernel.cols;
+        let left = self.unpacked(b, [p, j], [depth, panels * kernel.cols]);
+        let done = if left.is_some() { panels } else { 0 };
+        let (at, size) = ([p, j + done * kernel.cols], [depth, cols - done * kernel.cols]);
+        #[cfg(test)]
+        pack::PACKED.set(pack::PACKED.get() + depth * done * kernel.cols);
+        let out = &mut out[done * distance..];
         #[cfg(target_arch = "x86_64")]
-        if matches!(self.narrow, Narrow::Pairs | Narrow::Tiles) {
-            let left = super::pairs::leave(kernel, b, at, size, out, distance);
-            if left.is_some() || super::pairs::columns(kernel, b, at, size, out, distance) {
-                return (depth, left);
-            }
-        }
-        if self.narrow == Narrow::No {
-            return (0, pack::leave(kernel, b, at, size, out, distance));
+        if matches!(self.narrow, Narrow::Pairs | Narrow::Tiles)
+            && super::pairs::columns(kernel, b, at, size, out, distance)
+        {
+            return (depth, left);
         }
         pack::columns(kernel, b, at, size, out, distance);
-        (0, None)
+        (0, left)
     }
 
     /// Packed panels of columns, room for [`Compute::padded`] rows of `width` values each, of which `depth` are there, the

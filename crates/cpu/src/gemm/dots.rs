@@ -61,27 +61,37 @@ pub(super) fn here() -> bool {
     matches!(crate::path::loops(), Path::Avx512 | Path::Avx512Bf16 | Path::Amx)
 }
 
-/// `put(c_ij, Σ a_i W_j)` for all elements of c: rows of k values of a, `stride` apart, and rows of W from `j0` on.
+/// Rows of a: blocks of so many depths, in each all rows `stride` values apart.
+struct Blocks<'a> {
+    data: &'a [f32],
+    stride: usize,
+    block: usize,
+    k: usize,
+}
+
+/// Rows of W where they are stored, `stride` bytes apart, `size` bytes an element.
+struct Rows {
+    start: *const u8,
+    stride: usize,
+    size: usize,
+    /// Whether the next rows are to be asked for even if a has one or two rows.
+    far: bool,
+}
+
+/// `put(c_ij, Σ a_i W_j)` for all elements of c: rows of k values of a, `stride` apart, and rows of W from `j0` on. There is at
+/// least one of each.
 pub(super) fn tiles(
     (rows, stride): (&[f32], usize),
     k: usize,
     w: &Operand<'_>,
     j0: usize,
     c: &mut Tile<'_>,
-    put: impl Fn(&mut f32, f32) + Copy,
+    put: impl Fn(&mut f32, f32),
 ) {
-    let (m, n) = (c.rows(), c.cols());
-    if m == 0 || n == 0 {
-        return;
-    }
-    let (data, size, len) = match w.data {
-        Floats::F32(x) if w.mask.is_none() => (x.as_ptr().cast::<u8>(), 4, x.len()),
-        Floats::BF16(x) if w.mask.is_none() => (x.as_ptr().cast(), 2, x.len()),
-        _ => return converted((rows, stride), k, w, j0, c, put),
-    };
-    assert!(rows.len() >= (m - 1) * stride + k && w.start + (j0 + n - 1) * w.stride + k <= len);
+    let m = c.rows();
+    assert!(m * c.cols() * k > 0 && rows.len() >= (m - 1) * stride + k);
     if m <= DIRECT {
-        return quads((data, size), (rows, stride, k.max(1)), k, w, j0, c, put);
+        return strips(&Blocks { data: rows, stride, block: k, k }, w, j0, c, put);
     }
     let block = if m <= ROWS { CACHED / m / BLOCK * BLOCK } else { BLOCK };
     with_scratch(k.div_ceil(block) * m * block, |copy| {
@@ -91,75 +101,68 @@ pub(super) fn tiles(
                 out[..depth].copy_from_slice(&rows[i * stride + p * block..][..depth]);
             }
         }
-        quads((data, size), (copy, block, block), k, w, j0, c, put);
+        strips(&Blocks { data: copy, stride: block, block, k }, w, j0, c, put);
     });
 }
 
-/// The same with some rows of W at a time in f32.
-fn converted(
-    rows: (&[f32], usize),
-    k: usize,
-    w: &Operand<'_>,
-    j0: usize,
-    c: &mut Tile<'_>,
-    put: impl Fn(&mut f32, f32) + Copy,
-) {
-    let (m, n) = (c.rows(), c.cols());
+/// W as it is stored, or, if it is neither f32 nor bf16, some rows at a time in f32.
+fn strips(a: &Blocks<'_>, w: &Operand<'_>, j0: usize, c: &mut Tile<'_>, put: impl Fn(&mut f32, f32)) {
+    let (m, n, k) = (c.rows(), c.cols(), a.k);
+    let (first, end) = (w.start + j0 * w.stride, w.start + (j0 + n - 1) * w.stride + k);
+    let stored = match w.data {
+        Floats::F32(x) if w.mask.is_none() => Some((x[first..end].as_ptr().cast::<u8>(), 4, false)),
+        Floats::BF16(x) if w.mask.is_none() => Some((x[first..end].as_ptr().cast(), 2, size_of_val(x) >= FAR)),
+        _ => None,
+    };
+    if let Some((start, size, far)) = stored {
+        return quads(a, &Rows { start, stride: w.stride * size, size, far }, c, &put);
+    }
     for j in (0..n).step_by(CONVERTED) {
         let there = CONVERTED.min(n - j);
         with_scratch(there * k, |copy| {
-            for (i, out) in copy.chunks_exact_mut(k.max(1)).enumerate() {
-                w.load(j0 + j + i, 0, out);
-            }
-            tiles(rows, k, &Operand::f32(copy, k), 0, &mut c.part(0, j, m, there), put);
+            copy.chunks_exact_mut(k).enumerate().for_each(|(i, out)| w.load(j0 + j + i, 0, out));
+            let rows = Rows { start: copy.as_ptr().cast(), stride: 4 * k, size: 4, far: false };
+            quads(a, &rows, &mut c.part(0, j, m, there), &put);
         });
     }
 }
 
-/// The same with a in blocks of so many depths, in each all rows `stride` values apart.
-fn quads(
-    (data, size): (*const u8, usize),
-    (rows, stride, block): (&[f32], usize, usize),
-    k: usize,
-    w: &Operand<'_>,
-    j0: usize,
-    c: &mut Tile<'_>,
-    put: impl Fn(&mut f32, f32) + Copy,
-) {
+/// All rows of a against as many rows of W as c has columns.
+fn quads(a: &Blocks<'_>, w: &Rows, c: &mut Tile<'_>, put: &impl Fn(&mut f32, f32)) {
+    let &Blocks { data, stride, block, k } = a;
     let (m, n) = (c.rows(), c.cols());
     // Rows are shared out evenly.
     let parts = m.div_ceil(ROWS);
-    let far = matches!(w.data, Floats::BF16(x) if size_of_val(x) >= FAR);
-    let asked = if m > DIRECT || far { QUAD } else { 0 };
+    let asked = if m > DIRECT || w.far { QUAD } else { 0 };
     with_scratch(m * QUAD * LANES, |sums| {
         for j in (0..n).step_by(QUAD) {
             let there = QUAD.min(n - j);
             // Rows that are not there are computed as the last one is.
-            let row = |i: usize| data.wrapping_add((w.start + (j0 + j + i.min(there - 1)) * w.stride) * size);
-            let rows_of = |quad: usize, p: usize| {
-                let skip = quad * QUAD * w.stride + p;
-                std::array::from_fn(|q| row(q).wrapping_add(skip * size))
+            let rows_of = |j: usize, p: usize| {
+                let row = |q: usize| w.start.wrapping_add((j + q.min(there - 1)) * w.stride + p * w.size);
+                std::array::from_fn(row)
             };
-            for p in (0..k.max(1)).step_by(block) {
+            for p in (0..k).step_by(block) {
                 // The same rows further on, or the next ones.
                 let later = match p + AHEAD {
-                    _ if m <= DIRECT => rows_of(1, p),
-                    p if p < k => rows_of(0, p),
-                    p => rows_of(1, p - k),
+                    _ if m <= DIRECT => rows_of(j + QUAD, p),
+                    p if p < k => rows_of(j, p),
+                    p => rows_of(j + QUAD, p - k),
                 };
                 for part in 0..parts {
                     let (i, end) = (m * part / parts, m * (part + 1) / parts);
                     let job = Job {
-                        a: rows[p / block * m * block + i * stride..].as_ptr(),
+                        a: data[p * m + i * stride..].as_ptr(),
                         a_stride: stride,
-                        w: rows_of(0, p),
+                        w: rows_of(j, p),
                         depth: block.min(k - p),
                         sums: sums[i * QUAD * LANES..].as_mut_ptr(),
                         first: p == 0,
                         ahead: (later, asked * part / parts, asked * (part + 1) / parts),
                     };
-                    // SAFETY: only called on paths with AVX-512; rows of a, of W and of sums hold the job, as `tiles` has checked.
-                    unsafe { run(end - i, size == 2, &job) };
+                    // SAFETY: only called on paths with AVX-512; `tiles` and `strips` have checked that rows of a and of W hold
+                    // the job, and so do the sums.
+                    unsafe { run(end - i, w.size == 2, &job) };
                 }
             }
             for i in 0..m {

@@ -10,7 +10,7 @@ use lowrank_backend::Mode;
 use super::kernel::{Ahead, DEPTH, Job, Kernel, STRIDE};
 use super::operand::Operand;
 use super::pack;
-use crate::parallel::{Shared, tasks, with_scratch, with_shared};
+use crate::parallel::{Shared, Tile, tasks, with_scratch, with_shared};
 use crate::path::Path;
 use crate::simd;
 
@@ -44,7 +44,7 @@ pub(crate) fn few_rows(
         tasks(n.div_ceil(STRIP), k.saturating_mul(n * r) / 4, |task| {
             let (j, cols) = (task * STRIP, STRIP.min(n - task * STRIP));
             with_scratch(r * STRIP, |sums| {
-                strip(kernel, packed, &b, [r, k], [j, cols], sums);
+                strip(kernel, packed, &b, [r, k], [j, cols], &mut Tile::new(sums, r, STRIP));
                 for i in 0..r {
                     let sums = &sums[i * STRIP..][..cols];
                     if turned {
@@ -71,10 +71,10 @@ fn strip(
     b: &Operand<'_>,
     [r, k]: [usize; 2],
     [j0, cols]: [usize; 2],
-    sums: &mut [f32],
+    sums: &mut Tile<'_>,
 ) {
     if k == 0 {
-        return sums.fill(0.0);
+        return (0..r).for_each(|i| sums.row(i).fill(0.0));
     }
     // Whole groups of lanes can be read where they lie; the last columns, and what is converted, from a copy.
     let whole = if b.plain().is_some() { cols / kernel.lanes * kernel.lanes } else { 0 };
@@ -102,7 +102,7 @@ fn strip(
                 if let (Some(x), true) = (b.plain(), j < whole) {
                     prefetch(x, b.start + (p + depth) * b.stride + j0 + j, b.stride, CHUNK.min(k - p - depth));
                 }
-                multiply_rows(kernel, a, (source.as_ptr(), b_stride, depth), r, p == 0, [j, width], sums, STRIP);
+                multiply_rows(kernel, a, (source.as_ptr(), b_stride, depth), p == 0, &mut sums.part(0, j, r, width));
                 j += width;
             }
         }
@@ -125,24 +125,20 @@ fn prefetch(x: &[f32], start: usize, stride: usize, rows: usize) {
     let _ = (x, start, stride, rows);
 }
 
-/// Columns `j .. j + width` of `sums [r, stride] (+)= a b`: a in rows of [`STRIDE`], b `(start, distance of rows, rows)` readable in
-/// whole groups of lanes.
-#[allow(clippy::too_many_arguments)]
+/// `sums (+)= a b`: a in rows of [`STRIDE`], b `(start, distance of rows, rows)` readable in whole groups of lanes.
 pub(super) fn multiply_rows(
     kernel: &Kernel,
     a: &[f32],
     (b, b_stride, depth): (*const f32, usize, usize),
-    r: usize,
     first: bool,
-    [j, width]: [usize; 2],
-    sums: &mut [f32],
-    stride: usize,
+    sums: &mut Tile<'_>,
 ) {
+    let (r, cols, stride) = (sums.rows(), sums.cols(), sums.stride());
     let mut groups = r.div_ceil(kernel.rows);
     let mut i = 0;
     while i < r {
         let rows = (r - i).div_ceil(groups);
-        let c = sums[i * stride + j..].as_mut_ptr();
+        let c = sums.as_mut_ptr().wrapping_add(i * stride);
         let job = Job {
             k: depth,
             a: a[i * STRIDE..].as_ptr(),
@@ -152,10 +148,10 @@ pub(super) fn multiply_rows(
             c_stride: stride,
             start: if first { std::ptr::null() } else { c.cast_const() },
             start_stride: stride,
-            cols: width,
+            cols,
             ahead: [Ahead::NONE; 2],
         };
-        // SAFETY: rows of a up to r, `depth` rows of b with whole groups of lanes, and sums [r, stride] hold the job.
+        // SAFETY: rows of a up to r, `depth` rows of b with whole groups of lanes, and the tile hold the job.
         unsafe { (kernel.run)(rows, &job) };
         i += rows;
         groups -= 1;

@@ -14,7 +14,7 @@ use super::kernel::{Kernel, STRIDE};
 use super::operand::Operand;
 use super::pack;
 use super::side::GROUP;
-use crate::parallel::{Shared, tasks, with_scratch};
+use crate::parallel::{Shared, Tile, tasks, with_scratch};
 use crate::simd;
 
 /// Columns that are added up at a time.
@@ -37,16 +37,15 @@ impl Gradient<'_> {
         if self.r <= 16 { 2 * GROUP } else { 4 * GROUP }
     }
 
-    /// The sums of rows `row ..` of the branch, in `packed` as rows of [`STRIDE`], for `cols` columns: `[r,width]` of which
-    /// `cols` are written.
-    pub(super) fn sum(&self, kernel: &Kernel, row: usize, packed: &[f32], cols: usize, sums: &mut [f32], width: usize) {
-        let (r, rows) = (self.r, packed.len() / STRIDE);
-        assert!(cols <= STRIDE && cols <= width && sums.len() >= (r - 1) * width + cols);
+    /// The sums `[r,cols]` of rows `row ..` of the branch, in `packed` as rows of [`STRIDE`].
+    pub(super) fn sum(&self, kernel: &Kernel, row: usize, packed: &[f32], sums: &mut Tile<'_>) {
+        let (r, cols, rows) = (self.r, sums.cols(), packed.len() / STRIDE);
+        assert!(cols.next_multiple_of(kernel.lanes) <= STRIDE);
         with_scratch(r * STRIDE, |h| {
             pack::rows(kernel, &self.h.t(), [0, row], [r, rows], self.scale, h);
             for j in (0..cols).step_by(kernel.cols) {
                 let b = (packed[j..].as_ptr(), STRIDE, rows);
-                multiply_rows(kernel, h, b, r, true, [j, kernel.cols.min(cols - j)], sums, width);
+                multiply_rows(kernel, h, b, true, &mut sums.part(0, j, r, kernel.cols.min(cols - j)));
             }
         });
     }

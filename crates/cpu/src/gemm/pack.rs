@@ -1,7 +1,7 @@
 //! Packing: operands in the order in which microkernels read them. This is where bf16 and f16 become f32, where dropout's
 //! mask is applied and where transposed operands are turned.
 
-use super::kernel::{Kernel, Matrix, STRIDE, Unpacked};
+use super::kernel::{Kernel, Matrix, STRIDE};
 use super::operand::Operand;
 use crate::parallel::with_scratch;
 use crate::simd;
@@ -65,34 +65,6 @@ pub(crate) fn columns(
         for j in (0..cols).step_by(width) {
             let out = &mut out[j / width * distance + p * width..][..count * width];
             straight(kernel, b, [p0 + p, j0 + j], [count, width.min(cols - j)], out);
-        }
-    }
-}
-
-/// The same, but whole panels that only have to be copied are left to the first rows that are multiplied with them, if the
-/// kernel can do that.
-pub(super) fn leave(
-    kernel: &Kernel,
-    b: &Operand<'_>,
-    [p0, j0]: [usize; 2],
-    [depth, cols]: [usize; 2],
-    out: &mut [f32],
-    distance: usize,
-) -> Option<Unpacked> {
-    let whole = cols / kernel.cols * kernel.cols;
-    match b.plain() {
-        Some(data) if depth > 0 && whole > 0 && !b.trans && kernel.run_and_pack.is_some() => {
-            #[cfg(test)]
-            PACKED.set(PACKED.get() + depth * whole);
-            let rest = &mut out[whole / kernel.cols * distance..];
-            if whole < cols {
-                columns(kernel, b, [p0, j0 + whole], [depth, cols - whole], rest, distance);
-            }
-            Some(Unpacked::new(data, b, [p0, j0], [depth, whole]))
-        }
-        _ => {
-            columns(kernel, b, [p0, j0], [depth, cols], out, distance);
-            None
         }
     }
 }

@@ -7,12 +7,12 @@
 use half::bf16;
 
 use super::avx512bf16::interleave;
-use super::kernel::{Kernel, Matrix, Unpacked};
+use super::kernel::{Kernel, Matrix};
 use super::operand::Operand;
 use crate::view::Floats;
 
 /// The stored values, if columns of `depth` from `p0` on can be packed this way.
-fn stored<'a>(b: &Operand<'a>, p0: usize, depth: usize) -> Option<&'a [bf16]> {
+pub(super) fn stored<'a>(b: &Operand<'a>, p0: usize, depth: usize) -> Option<&'a [bf16]> {
     match b.data {
         // Words of a transposed operand have to start at even places in every row.
         Floats::BF16(x) if b.mask.is_none() && depth.is_multiple_of(2) => {
@@ -21,27 +21,6 @@ fn stored<'a>(b: &Operand<'a>, p0: usize, depth: usize) -> Option<&'a [bf16]> {
         }
         _ => None,
     }
-}
-
-/// Like [`columns`], but whole panels of a straight operand are left to the first rows that are multiplied with them.
-pub(super) fn leave(
-    kernel: &Kernel,
-    b: &Operand<'_>,
-    [p0, j0]: [usize; 2],
-    [depth, cols]: [usize; 2],
-    out: &mut [f32],
-    distance: usize,
-) -> Option<Unpacked> {
-    let whole = cols / kernel.cols * kernel.cols;
-    if b.trans || whole == 0 || depth == 0 || kernel.run_and_pack.is_none() {
-        return None;
-    }
-    let data = stored(b, p0, depth)?;
-    if whole < cols {
-        let rest = &mut out[whole / kernel.cols * distance..];
-        columns(kernel, b, [p0, j0 + whole], [depth, cols - whole], rest, distance);
-    }
-    Some(Unpacked::new(data, b, [p0, j0], [depth, whole]))
 }
 
 /// Depths `p0 .. p0 + depth` of b, columns `j0 .. j0 + cols`, as pairs in panels of `kernel.cols` columns, `distance` words

@@ -44,25 +44,51 @@ pub(crate) fn multiply_packed(
     start: Start<'_>,
     c: &mut Tile<'_>,
 ) {
-    multiply_ahead(kernel, a, (b, None), start, c, Ahead::NONE);
+    let PackedColumns { data, depth, distance } = b;
+    let b = Panels { start: data.as_ptr(), len: data.len(), depth, distance, unpacked: None };
+    multiply_panels(kernel, a, b, start, c, Ahead::NONE);
 }
 
-/// The same, asking for what will be packed next meanwhile. If part of whole panels is not packed yet, the first rows pack it.
+/// Panels of columns, some of which may have to be packed on the way.
+pub(super) struct LeftColumns<'a> {
+    pub data: &'a mut [f32],
+    pub depth: usize,
+    pub distance: usize,
+    /// What is left of the whole panels: the first rows pack it.
+    pub unpacked: Option<Unpacked>,
+}
+
+/// The same, asking for what will be packed next meanwhile.
 pub(super) fn multiply_ahead(
     kernel: &Kernel,
     a: PackedRows<'_>,
-    (b, unpacked): (PackedColumns<'_>, Option<Unpacked>),
+    b: LeftColumns<'_>,
     start: Start<'_>,
     c: &mut Tile<'_>,
     later: Ahead,
 ) {
+    let LeftColumns { data, depth, distance, unpacked } = b;
+    let b = Panels { start: data.as_mut_ptr(), len: data.len(), depth, distance, unpacked };
+    multiply_panels(kernel, a, b, start, c, later);
+}
+
+/// Either of the two; memory to write if there is something left to pack.
+struct Panels {
+    start: *const f32,
+    len: usize,
+    depth: usize,
+    distance: usize,
+    unpacked: Option<Unpacked>,
+}
+
+fn multiply_panels(kernel: &Kernel, a: PackedRows<'_>, b: Panels, start: Start<'_>, c: &mut Tile<'_>, later: Ahead) {
     let (m, n, depth) = (c.rows(), c.cols(), b.depth);
     if m == 0 || n == 0 {
         return;
     }
     let panels = n.div_ceil(kernel.cols);
     assert!(a.0.len() >= (m - 1) * STRIDE + depth && b.distance >= depth * kernel.cols);
-    assert!(b.data.len() >= (panels - 1) * b.distance + depth * kernel.cols);
+    assert!(b.len >= (panels - 1) * b.distance + depth * kernel.cols);
     let (c_start, c_stride) = (c.as_mut_ptr(), c.stride());
     let (base, base_stride) = match start {
         Start::Zero => (std::ptr::null(), 0),
@@ -96,7 +122,7 @@ pub(super) fn multiply_ahead(
             let job = Job {
                 k: depth.div_ceil(kernel.grain),
                 a: a.0[i * STRIDE..].as_ptr(),
-                b: b.data[panel * b.distance..].as_ptr(),
+                b: b.start.wrapping_add(panel * b.distance),
                 b_stride: kernel.cols,
                 c: c_start.wrapping_add(i * c_stride + j),
                 c_stride,
@@ -105,13 +131,13 @@ pub(super) fn multiply_ahead(
                 cols: kernel.cols.min(n - j),
                 ahead: [
                     next.slice(panel, panels),
-                    if call < late { Ahead::NONE } else { later.part(call - late, calls - late) },
+                    call.checked_sub(late).map_or(Ahead::NONE, |call| later.part(call, calls - late)),
                 ],
             };
-            match (unpacked, kernel.run_and_pack) {
+            match (b.unpacked, kernel.run_and_pack) {
                 (Some(from), Some(run)) if i == 0 && job.cols == kernel.cols => {
                     let from = Unpacked { start: from.start.wrapping_add(j * from.size), ..from };
-                    // SAFETY: as below; the depths that `pack::leave` left are readable in all whole panels.
+                    // SAFETY: as below; what is left is readable in all whole panels, whose memory came as `&mut`.
                     unsafe { run(count, &job, from) };
                 }
                 // SAFETY: checked above: packed rows and panels hold the block, c is a tile of m×n, start as large as c.

@@ -8,7 +8,7 @@ use crate::gemm::depths::{Block, Depths};
 use crate::gemm::kernel::{Ahead, DEPTH, Kernel, STRIDE};
 use crate::gemm::pack;
 use crate::gemm::side::GROUP;
-use crate::gemm::tile::{PackedColumns, PackedRows, Start, multiply_ahead};
+use crate::gemm::tile::{LeftColumns, PackedRows, Start, multiply_ahead};
 use crate::parallel::{Tile, tasks, with_scratch};
 
 /// Rows of a finished tile that an epilogue gets at a time.
@@ -93,8 +93,8 @@ impl Work<'_, '_> {
         if widest == 0 {
             if base.depth > 0 {
                 let depth = compute.padded(base.depth);
-                let columns = PackedColumns { data: columns, depth, distance: depth * kernel.cols };
-                multiply_ahead(kernel, PackedRows(packed), (columns, unpacked), start, tile, later);
+                let columns = LeftColumns { data: columns, depth, distance: depth * kernel.cols, unpacked };
+                multiply_ahead(kernel, PackedRows(packed), columns, start, tile, later);
             }
             return;
         }
@@ -105,7 +105,7 @@ impl Work<'_, '_> {
             }
             let depth = compute.padded(block.total());
             let distance = if shared { block.depth + widest } else { depth } * kernel.cols;
-            let (done, left) = match shared {
+            let (done, unpacked) = match shared {
                 true => (0, unpacked.take()),
                 false => compute.pack(&self.b, [block.p, j], [block.depth, cols], columns, distance),
             };
@@ -117,9 +117,9 @@ impl Work<'_, '_> {
                 compute.columns(&mut columns[..panels * distance], block.total(), kernel.cols, done);
             }
             let packed = &packed[(part.start - i) * STRIDE..(part.end - i) * STRIDE];
-            let columns = PackedColumns { data: columns, depth, distance };
+            let columns = LeftColumns { data: &mut *columns, depth, distance, unpacked };
             let mut tile = tile.part(part.start - i, 0, part.len(), cols);
-            multiply_ahead(kernel, PackedRows(packed), (columns, left), start, &mut tile, later);
+            multiply_ahead(kernel, PackedRows(packed), columns, start, &mut tile, later);
             later = Ahead::NONE;
         }
     }

@@ -116,6 +116,13 @@ impl<'a> Blocked<'a, '_> {
         if m == 0 {
             return;
         }
+        if k == 0 {
+            for (group, branch) in groups.iter().filter_map(|group| Some((group, group.branch.as_ref()?))) {
+                // A sum of nothing.
+                // SAFETY: no task runs yet.
+                unsafe { branch.h.part(0, group.rows * branch.r) }.fill(0.0);
+            }
+        }
         let kernel = compute.path.kernel();
         let side = |branch: &Branch<'_>| Side { kernel, r: branch.r, k, mask: branch.mask };
         let mut sides = 0;
@@ -175,12 +182,17 @@ struct Target<'t, 'c> {
 impl<'w, 'a> Work<'w, 'a> {
     /// `most` rows after the other, packed by at most `packed` values at a time. c has all rows.
     fn by_rows(&self, most: usize, packed: usize, c: &Results<'_>, epilogue: Epilogue<'_>) {
+        self.windows(most).for_each(|work| work.run(packed, &Target { c, first: 0 }, epilogue));
+    }
+
+    /// The rows that are computed in one go, window after window.
+    fn windows(self, most: usize) -> impl Iterator<Item = Self> {
         let mut i0 = 0;
-        while i0 < self.m {
-            let work = Work { i0, m: self.window(i0, most), ..*self };
-            work.run(packed, &Target { c, first: 0 }, epilogue);
+        std::iter::from_fn(move || {
+            let work = (i0 < self.m).then(|| Work { i0, m: self.window(i0, most), ..self })?;
             i0 += work.m;
-        }
+            Some(work)
+        })
     }
 
     /// How many rows from `i0` on are computed in one go: at most `most`, and not part of a span.
@@ -203,14 +215,11 @@ impl<'w, 'a> Work<'w, 'a> {
             return self.by_rows(fit.clamp(1, MAX_ROWS), usize::MAX, &Results::new(c), epilogue);
         }
         let most = (ROUNDED / n).clamp(4 * GROUP, MAX_ROWS);
-        let mut i0 = 0;
-        while i0 < m {
-            let work = Work { i0, m: self.window(i0, most), ..*self };
-            let own = c.range(i0 * n, work.m * n);
+        for work in self.windows(most) {
+            let own = c.range(work.i0 * n, work.m * n);
             whole(own, matches!(self.start, Start::Old), |sums| {
-                work.run(PACKED, &Target { c: &Results::new(sums.into()), first: i0 }, epilogue);
+                work.run(PACKED, &Target { c: &Results::new(sums.into()), first: work.i0 }, epilogue);
             });
-            i0 += work.m;
         }
     }
 

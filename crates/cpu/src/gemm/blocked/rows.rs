@@ -7,44 +7,40 @@ use crate::gemm::depths::Block;
 use crate::gemm::kernel::{DEPTH, STRIDE};
 use crate::gemm::pack;
 use crate::gemm::side::{GROUP, Side};
-use crate::parallel::{Shared, tasks, with_shared};
+use crate::parallel::{Shared, Tile, tasks, with_shared};
 use crate::simd;
 
 impl<'w, 'a> Work<'w, 'a> {
-    /// The groups there are, with their rows and the number of tasks before theirs. A task packs a span of rows of one group.
-    fn spans(&self) -> impl Iterator<Item = (&'w Group<'a>, Range<usize>, usize)> {
-        self.groups(0, self.m).scan(0, |tasks, (group, rows)| {
-            let before = *tasks;
-            *tasks += rows.len().div_ceil(group.span());
-            Some((group, rows, before))
+    /// The groups there are, with their rows and their tasks, each of which packs a span of these rows.
+    fn spans(&self) -> impl Iterator<Item = (&'w Group<'a>, Range<usize>, Range<usize>)> {
+        self.groups(0, self.m).scan(0, |end, (group, rows)| {
+            let first = *end;
+            *end += rows.len().div_ceil(group.span());
+            Some((group, rows, first..*end))
         })
     }
 
     /// Runs the phase for some blocks of depth.
     pub(super) fn rows(&self, blocks: Range<usize>, packed: &mut [f32]) {
-        let count = self.spans().map(|(group, rows, before)| before + rows.len().div_ceil(group.span())).last();
-        let (count, width) = (count.unwrap_or(0), blocks.len() * DEPTH);
+        let (count, width) = (self.spans().map(|(.., tasks)| tasks.len()).sum(), blocks.len() * DEPTH);
         let widest = self.spans().filter_map(|(group, ..)| group.gradient()).map(|gradient| gradient.r).max();
         let distance = widest.unwrap_or(0) * width;
         with_shared(count * distance, |sums| {
             let (packed, shared) = (Shared::new(packed), Shared::new(sums));
             tasks(count, blocks.len() * DEPTH * self.m, |task| {
-                let Some((group, rows, before)) = self.spans().take_while(|&(_, _, before)| before <= task).last()
-                else {
-                    return;
-                };
-                let start = rows.start + (task - before) * group.span();
+                let own = self.spans().find(|(.., tasks)| tasks.contains(&task));
+                let (group, rows, tasks) = own.expect("tasks are those of the spans");
+                let start = rows.start + (task - tasks.start) * group.span();
                 // SAFETY: one part per task.
                 let sums = unsafe { shared.part(task * distance, distance) };
                 self.span(group, start..rows.end.min(start + group.span()), blocks.clone(), &packed, sums);
             });
             let p = blocks.start * DEPTH;
             let cols = (blocks.end * DEPTH).min(self.k).saturating_sub(p);
-            for (group, rows, before) in self.spans() {
+            for (group, rows, tasks) in self.spans() {
                 if let Some(gradient) = group.gradient() {
                     let first = self.i0 + rows.start == group.start;
-                    let sizes = [rows.len().div_ceil(group.span()), distance, width];
-                    gradient.add(first, p, cols, &sums[before * distance..], sizes);
+                    gradient.add(first, p, cols, &sums[tasks.start * distance..], [tasks.len(), distance, width]);
                 }
             }
         });
@@ -75,8 +71,9 @@ impl<'w, 'a> Work<'w, 'a> {
                 }
             }
             if let (Some(gradient), true) = (group.gradient(), block.depth > 0) {
-                let sums = &mut sums[(b - blocks.start) * DEPTH..];
-                gradient.sum(kernel, i0 + span.start - group.start, out, block.depth, sums, width);
+                let mut sums = Tile::new(sums, gradient.r, width);
+                let mut sums = sums.part(0, (b - blocks.start) * DEPTH, gradient.r, block.depth);
+                gradient.sum(kernel, i0 + span.start - group.start, out, &mut sums);
             }
             compute.rows(out, block.total());
         }
@@ -95,10 +92,6 @@ impl<'w, 'a> Work<'w, 'a> {
             if keep_scaled && p + depth == self.k {
                 (0..rows).for_each(|i| simd::scale(scale, tile.row(i)));
             }
-        } else if self.k == 0 && q == 0 {
-            // A sum of nothing.
-            // SAFETY: this task's rows of h.
-            unsafe { branch.h.part(own * r, rows * r) }.fill(0.0);
         }
         for (row, out) in out.chunks_exact_mut(STRIDE).enumerate().take(if rank > 0 { rows } else { 0 }) {
             // SAFETY: this task's rows of h.
